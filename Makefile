@@ -1,0 +1,40 @@
+# The two commands of the README are `make demo` and `make test`; each does its own set-up.
+PYTHON ?= python3
+BIN := .venv/bin
+# Two threads are what a laptop spares; numbers of the town run are stated for them.
+export OMP_NUM_THREADS ?= 2
+export MPLBACKEND := Agg
+
+.PHONY: help setup demo test test-fast lint types format clean
+
+help:
+	@echo "make demo       generate the town, train CMT fusion on it, evaluate, draw (about 15 minutes on 2 cores)"
+	@echo "make test       lint, types and every test"
+	@echo "make test-fast  the tests of the fast tier"
+	@echo "make format     format and fix the code"
+
+setup:
+	@$(PYTHON) tools/bootstrap.py
+
+demo: setup
+	@$(BIN)/python tools/demo.py
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: setup
+	$(BIN)/mypy
+
+test: lint types
+	$(BIN)/python -m pytest -q
+
+test-fast: setup
+	$(BIN)/python -m pytest -q -m "not slow"
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,51 @@
+"""Upright boxes: gravity centre, size (length along the heading, width, height), yaw."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+#: Signs of (x, y, z) half sizes of the eight corners: bottom face counter-clockwise from the front
+#: left, then top.
+CORNER_SIGNS = (
+    (1, 1, -1), (-1, 1, -1), (-1, -1, -1), (1, -1, -1),
+    (1, 1, 1), (-1, 1, 1), (-1, -1, 1), (1, -1, 1),
+)  # fmt: skip
+
+
+def box_corners(center_m: Tensor, size_lwh_m: Tensor, yaw_rad: Tensor) -> Tensor:
+    """Corners of boxes.
+
+    Args:
+        center_m: (N, 3) gravity centres.
+        size_lwh_m: (N, 3) length, width, height.
+        yaw_rad: (N,) heading, counter-clockwise from +x.
+
+    Returns:
+        (N, 8, 3) corners in the order of :data:`CORNER_SIGNS`: 0 front left, 1 rear left,
+        2 rear right, 3 front right of the bottom face; 4 to 7 the same of the top face. "Left" is +y of the box.
+    """
+    signs = torch.tensor(CORNER_SIGNS, dtype=center_m.dtype, device=center_m.device)
+    local = signs * (size_lwh_m[:, None, :] / 2)
+    c, s = torch.cos(yaw_rad)[:, None], torch.sin(yaw_rad)[:, None]
+    x = c * local[..., 0] - s * local[..., 1]
+    y = s * local[..., 0] + c * local[..., 1]
+    return torch.stack((x, y, local[..., 2]), dim=-1) + center_m[:, None, :]
+
+
+def points_in_boxes(xyz: Tensor, center_m: Tensor, size_lwh_m: Tensor, yaw_rad: Tensor) -> Tensor:
+    """Which points lie in which boxes, faces included.
+
+    Args:
+        xyz: (P, 3) points in metres.
+        center_m, size_lwh_m, yaw_rad: N boxes as in :func:`box_corners`, same frame.
+
+    Returns:
+        (P, N) bool.
+    """
+    offset = xyz[:, None, :] - center_m[None]
+    c, s = torch.cos(yaw_rad), torch.sin(yaw_rad)
+    along = c * offset[..., 0] + s * offset[..., 1]
+    across = -s * offset[..., 0] + c * offset[..., 1]
+    local = torch.stack((along, across, offset[..., 2]), dim=-1)
+    return (local.abs() <= size_lwh_m / 2).all(dim=-1)

@@ -1,0 +1,89 @@
+"""The cameras around the vehicle and how points get into their images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from perception3d.geometry import project_points
+from perception3d.structures.checks import check_finite, check_tensor, move
+
+
+@dataclass(frozen=True)
+class CameraRig:
+    """V cameras of one sample; a stacked rig has leading batch dimensions on every tensor.
+
+    Each camera exposes at its own time: the ego motion between the key LiDAR's time and the
+    camera's is part of ``cam_SE3_ref``. After an augmentation of the scene it may hold scale and
+    mirror too.
+
+    Attributes:
+        names: V channel names.
+        K: (..., V, 3, 3) float64 intrinsics in pixels of the original image.
+        cam_SE3_ref: (..., V, 4, 4) float64, from ``ref`` to the camera (z forward, x right, y
+        down). image_hw: (..., V, 2) int64 height and width of the image as it now is.
+        image_aug: (..., V, 3, 3) float64, original pixels to pixels of the image as it now is.
+        time_ns: (..., V) int64.
+    """
+
+    names: tuple[str, ...]
+    K: Tensor
+    cam_SE3_ref: Tensor
+    image_hw: Tensor
+    image_aug: Tensor
+    time_ns: Tensor
+
+    def __post_init__(self) -> None:
+        views = len(self.names)
+        check_tensor("CameraRig", "K", self.K, ("...", views, 3, 3), floating=True)
+        check_tensor(
+            "CameraRig", "cam_SE3_ref", self.cam_SE3_ref, ("...", views, 4, 4), floating=True
+        )
+        check_tensor("CameraRig", "image_hw", self.image_hw, ("...", views, 2), floating=False)
+        check_tensor("CameraRig", "image_aug", self.image_aug, ("...", views, 3, 3), floating=True)
+        check_tensor("CameraRig", "time_ns", self.time_ns, ("...", views), floating=False)
+        for name in ("K", "cam_SE3_ref", "image_aug"):
+            value = getattr(self, name)
+            check_finite("CameraRig", name, value)
+            # Matrices of a rig are multiplied and inverted: half of the digits would be lost in
+            # float32.
+            object.__setattr__(self, name, value.double())
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def ref_to_image(self) -> Tensor:
+        """(..., V, 4, 4) float64: (x, y, z, 1) in ``ref`` to (u d, v d, d, 1) in present pixels."""
+        eye = torch.eye(4, dtype=torch.float64, device=self.K.device)
+        lifted = eye.expand(*self.K.shape[:-2], 4, 4).clone()
+        lifted[..., :3, :3] = self.image_aug @ self.K
+        return lifted @ self.cam_SE3_ref
+
+    def project(self, xyz_ref_m: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels (..., V, N, 2) and depths in metres (..., V, N) of points (N, 3) in ``ref``."""
+        return project_points(xyz_ref_m.double(), self.ref_to_image())
+
+    def to(self, device: torch.device | str) -> CameraRig:
+        """A copy on another device."""
+        return move(self, device)
+
+    @classmethod
+    def stack(cls, rigs: list[CameraRig]) -> CameraRig:
+        """One rig with a leading batch dimension.
+
+        Raises:
+            ValueError: there is no rig, or their cameras differ.
+        """
+        if not rigs or any(rig.names != rigs[0].names for rig in rigs):
+            raise ValueError(
+                f"rigs of one batch must have the same cameras; found {[r.names for r in rigs]}"
+            )
+        return cls(
+            rigs[0].names,
+            *(
+                torch.stack([getattr(rig, name) for rig in rigs])
+                for name in ("K", "cam_SE3_ref", "image_hw", "image_aug", "time_ns")
+            ),
+        )

@@ -1,0 +1,27 @@
+"""Fixtures that several rooms share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def tiny_town(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root of a small generated data set: version v1.0-town, splits town_train, town_val."""
+    from tests.town_fixture import tiny_town as build
+
+    return build(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="session")
+def realdata() -> Path:
+    """Folder with real sensor data. Its licences keep it out of the repository; may be absent."""
+    folder = Path(os.environ.get("PERCEPTION3D_REALDATA", ROOT.parent / "shared" / "realdata"))
+    if not folder.is_dir():
+        pytest.skip(f"real data not at {folder}; set PERCEPTION3D_REALDATA")
+    return folder
