@@ -14,6 +14,10 @@ setup(
         "perception3d_data",
     ],
     package_dir={"perception3d_ops": "ops/perception3d_ops", "perception3d_data": "data"},
-    package_data={"perception3d_data": ["splits/*.txt"], "perception3d": ["py.typed"]},
+    package_data={
+        "perception3d_data": ["splits/*.txt"],
+        "perception3d": ["py.typed"],
+        "perception3d.viewer": ["assets/*"],
+    },
     include_package_data=False,
 )

@@ -1,0 +1,290 @@
+"""The scene from above: points, map, boxes with heading and velocity, truth beside prediction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception3d.structures import Frame, MapRaster, PointCloud, Prediction
+from perception3d.structures.taxonomy import NUSCENES_CLASSES
+from perception3d.viewer.canvas import Canvas, Rect
+from perception3d.viewer.colors import (
+    BACKGROUND,
+    EGO,
+    FAINT_TEXT,
+    LINE,
+    PANEL,
+    TEXT,
+    height_colors,
+    intensity_colors,
+    map_color,
+    map_weight,
+)
+from perception3d.viewer.drawable import (
+    BoxArrays,
+    check_same_sample,
+    ego_outline,
+    prediction_arrays,
+    to_numpy,
+    truth_arrays,
+    up_rotation,
+)
+from perception3d.viewer.legend import draw_legend
+
+Floats = NDArray[Any]
+HEADER_PX, FOOTER_PX, GAP_PX = 52, 44, 8
+VELOCITY_S = 1.0
+"""A velocity arrow ends where the object will be after this time."""
+
+
+@dataclass(frozen=True)
+class BevView:
+    """The square of `ref` that a panel shows, and where it lies in the picture.
+
+    Attributes:
+        extent_m: Half side of the square around the origin of `ref`.
+        size_px: Side of the panel.
+        left_px, top_px: Top left corner of the panel in the picture.
+        turn: (2, 2) rotation of `ref` before drawing, see :func:`up_rotation`.
+    """
+
+    extent_m: float
+    size_px: int
+    left_px: float
+    top_px: float
+    turn: NDArray[np.float64]
+
+    @property
+    def px_per_m(self) -> float:
+        """Scale."""
+        return self.size_px / (2.0 * self.extent_m)
+
+    @property
+    def rect(self) -> Rect:
+        """Left, top, right, bottom in pixels."""
+        return (
+            self.left_px,
+            self.top_px,
+            self.left_px + self.size_px,
+            self.top_px + self.size_px,
+        )
+
+    def to_pixels(self, xy_m: Floats) -> NDArray[np.float64]:
+        """Map (..., 2) metres of `ref` to pixels (u, v): x (turned) to the right, y up."""
+        turned = np.asarray(xy_m, dtype=np.float64) @ self.turn.T
+        u = self.left_px + (turned[..., 0] + self.extent_m) * self.px_per_m
+        v = self.top_px + (self.extent_m - turned[..., 1]) * self.px_per_m
+        return np.stack([u, v], axis=-1)
+
+
+def draw_bev(
+    frame: Frame,
+    prediction: Prediction | None = None,
+    *,
+    classes: tuple[str, ...] = NUSCENES_CLASSES,
+    min_score: float = 0.25,
+    extent_m: float = 52.0,
+    size_px: int = 900,
+    layout: Literal["side", "overlay"] = "side",
+    color_by: Literal["height", "intensity"] = "height",
+) -> NDArray[np.uint8]:
+    """Draw one sample from above.
+
+    Without a prediction there is one panel with the truth; with one there are two side by side,
+    or, in the layout "overlay", one with the truth dashed below the prediction. What the frame
+    lacks is noted in the picture. The vehicle's front points up.
+
+    Args:
+        frame: The sample; boxes, points, map and all coordinates in `ref`.
+        prediction: Boxes with scores of the same sample.
+        classes: Class names by label.
+        min_score: Predictions below it are not drawn.
+        extent_m: Half side of the square shown.
+        size_px: Side of a panel.
+        layout: See above.
+        color_by: What the colour of a point tells.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ValueError: When the prediction is of another sample, or the extent or size is not positive.
+    """
+    check_same_sample(frame, prediction)
+    if not extent_m > 0 or size_px < 64:
+        raise ValueError(
+            f"extent_m = {extent_m} and size_px = {size_px}; give an extent > 0 and a size >= 64"
+        )
+    truth = truth_arrays(frame, classes)
+    panels: list[tuple[str, BoxArrays | None, BoxArrays | None]] = [("truth", truth, None)]
+    if prediction is not None:
+        predicted = prediction_arrays(prediction, classes, min_score)
+        name = f"prediction (score >= {min_score:g})"
+        panels = (
+            [("truth", truth, None), (name, None, predicted)]
+            if layout == "side"
+            else [(f"truth dashed, {name} solid", truth, predicted)]
+        )
+    views = [
+        BevView(extent_m, size_px, i * (size_px + GAP_PX), HEADER_PX, up_rotation(frame))
+        for i in range(len(panels))
+    ]
+    width = len(panels) * (size_px + GAP_PX) - GAP_PX
+    image = np.full((HEADER_PX + size_px + FOOTER_PX, width, 3), PANEL, dtype=np.uint8)
+    ground = _ground(frame, views[0], color_by)
+    for view in views:
+        left = int(view.left_px)
+        image[HEADER_PX : HEADER_PX + size_px, left : left + size_px] = ground
+    canvas = Canvas(image)
+    for (name, truth_boxes, predicted_boxes), view in zip(panels, views, strict=True):
+        _draw_rings(canvas, view)
+        canvas.polygon(view.to_pixels(ego_outline(frame)), fill=EGO, fill_alpha=0.9, clip=view.rect)
+        both = truth_boxes is not None and predicted_boxes is not None
+        if truth_boxes is not None:
+            draw_boxes(canvas, view, truth_boxes, dashed=both)
+        if predicted_boxes is not None:
+            draw_boxes(canvas, view, predicted_boxes)
+        _draw_panel_title(canvas, view, name, truth_boxes, predicted_boxes, frame)
+    _draw_header(canvas, frame)
+    middle = canvas.height - FOOTER_PX / 2
+    draw_legend(canvas, classes, (0.0, middle), float(canvas.width), anchor="center")
+    return canvas.rgb()
+
+
+def _ground(frame: Frame, view: BevView, color_by: str) -> NDArray[np.uint8]:
+    """Paint map and points of a panel: (size, size, 3) uint8."""
+    panel = np.empty((view.size_px, view.size_px, 3), dtype=np.uint8)
+    panel[:] = BACKGROUND
+    local = BevView(view.extent_m, view.size_px, 0.0, 0.0, view.turn)
+    if frame.map is not None:
+        _paint_map(panel, frame.map, local)
+    if frame.points is not None and len(frame.points):
+        _paint_points(panel, frame.points, local, color_by)
+    return panel
+
+
+def _paint_map(panel: NDArray[np.uint8], raster: MapRaster, view: BevView) -> None:
+    import cv2
+
+    grid = raster.grid
+    # Pixel centres of the panel -> cell coordinates of the grid, an affine map.
+    corners = np.array(
+        [(grid.x_m[0], grid.y_m[0]), (grid.x_m[1], grid.y_m[0]), (grid.x_m[0], grid.y_m[1])]
+    )
+    cells = np.array([(0.0, 0.0), (grid.nx, 0.0), (0.0, grid.ny)], dtype=np.float32) - 0.5
+    pixels = (view.to_pixels(corners) - 0.5).astype(np.float32)
+    affine = cv2.getAffineTransform(cells.astype(np.float32), pixels)
+    blended = panel.astype(np.float32)
+    for name, mask in zip(raster.classes, to_numpy(raster.mask), strict=True):
+        alpha = cv2.warpAffine(
+            mask.astype(np.float32), affine, (view.size_px, view.size_px), flags=cv2.INTER_LINEAR
+        )
+        blended += (alpha * map_weight(name))[..., None] * (
+            np.array(map_color(name), dtype=np.float32) - blended
+        )
+    panel[:] = blended.round().clip(0, 255).astype(np.uint8)
+
+
+def _paint_points(
+    panel: NDArray[np.uint8], points: PointCloud, view: BevView, color_by: str
+) -> None:
+    xyz = to_numpy(points.xyz_m)
+    colors = (
+        height_colors(xyz[:, 2])
+        if color_by == "height"
+        else intensity_colors(to_numpy(points.intensity))
+    )
+    cells = np.floor(view.to_pixels(xyz[:, :2])).astype(np.int64)
+    order = np.argsort(xyz[:, 2], kind="stable")  # The highest point of a pixel is painted last.
+    cells, colors = cells[order], colors[order]
+    for du, dv in ((1, 0), (0, 1), (0, 0)) if view.px_per_m > 6 else ((0, 0),):
+        u, v = cells[:, 0] + du, cells[:, 1] + dv
+        inside = (u >= 0) & (u < view.size_px) & (v >= 0) & (v < view.size_px)
+        soft = 1.0 if (du, dv) == (0, 0) else 0.55
+        panel[v[inside], u[inside]] = (colors[inside] * soft).astype(np.uint8)
+
+
+def _draw_rings(canvas: Canvas, view: BevView) -> None:
+    step = next(s for s in (5, 10, 20, 25, 50, 100, 1000) if view.extent_m / s <= 6)
+    center = view.to_pixels(np.zeros(2))
+    for radius in range(step, int(view.extent_m * 1.42) + 1, step):
+        canvas.circle(center, radius * view.px_per_m, LINE, width_px=1.0, alpha=0.9, clip=view.rect)
+        if radius < view.extent_m:
+            at = center + np.array([0.7071, 0.7071]) * radius * view.px_per_m
+            canvas.text(at, f"{radius} m", FAINT_TEXT, size_px=11, anchor="center", clip=view.rect)
+
+
+def draw_boxes(canvas: Canvas, view: BevView, boxes: BoxArrays, *, dashed: bool = False) -> None:
+    """Draw boxes from above: outline, heading from the centre to the front, velocity, score."""
+    footprints = view.to_pixels(boxes.corners_m[:, :4, :2])
+    centers = view.to_pixels(boxes.center_m[:, :2])
+    left, top, right, bottom = view.rect
+    for i, (footprint, center, color) in enumerate(
+        zip(footprints, centers, boxes.colors, strict=True)
+    ):
+        low, high = footprint.min(axis=0), footprint.max(axis=0)
+        if high[0] < left or low[0] > right or high[1] < top or low[1] > bottom:
+            continue
+        canvas.polygon(
+            footprint,
+            fill=color,
+            fill_alpha=0.0 if dashed else 0.22,
+            edge=color,
+            width_px=1.3 if dashed else 1.7,
+            dashed=dashed,
+            clip=view.rect,
+        )
+        front = footprint[[0, 3]]
+        nose = front.mean(axis=0)
+        if not dashed:
+            canvas.lines(front[None], color, width_px=3.2, clip=view.rect)
+        canvas.lines(np.stack([center, nose])[None], color, width_px=1.3, clip=view.rect)
+        velocity = boxes.velocity_mps[i]
+        if np.isfinite(velocity).all() and np.hypot(*velocity) > 0.3:
+            tip = view.to_pixels(boxes.center_m[i, :2] + velocity * VELOCITY_S)
+            canvas.arrow(
+                center, tip, (255, 255, 255), width_px=1.2, head_px=6, alpha=0.85, clip=view.rect
+            )
+        if boxes.score is not None:
+            at = (float(high[0]) + 2.0, float(low[1]))
+            canvas.text(at, f"{boxes.score[i]:.2f}", color, size_px=9.5, clip=view.rect)
+
+
+def _draw_panel_title(
+    canvas: Canvas,
+    view: BevView,
+    name: str,
+    truth: BoxArrays | None,
+    predicted: BoxArrays | None,
+    frame: Frame,
+) -> None:
+    left, top, _, bottom = view.rect
+    counts = [f"{len(boxes)} boxes" for boxes in (truth, predicted) if boxes is not None]
+    title = f"{name}   {' / '.join(counts)}" if counts else name
+    canvas.text((left + 14, top + 20), title, TEXT, size_px=15, bold=True, background=BACKGROUND)
+    notes = []
+    if name.startswith("truth") and truth is None:
+        notes.append("no annotation")
+    if frame.points is None:
+        notes.append("no points in this frame")
+    elif len(frame.points) == 0:
+        notes.append("the point cloud is empty")
+    for row, note in enumerate(notes):
+        canvas.text(
+            (left + 14, bottom - 20 - 22 * row), note, FAINT_TEXT, size_px=13, background=BACKGROUND
+        )
+
+
+def _draw_header(canvas: Canvas, frame: Frame) -> None:
+    title = f"{frame.log}   {frame.token}" if canvas.width > 1000 else frame.token
+    canvas.text((14, HEADER_PX * 0.36), title, TEXT, size_px=15, bold=True)
+    points = "no points" if frame.points is None else f"{len(frame.points):,} points"
+    canvas.text(
+        (14, HEADER_PX * 0.76),
+        f"{frame.time_ns / 1e9:.3f} s   {points}   white arrow: way in {VELOCITY_S:g} s",
+        FAINT_TEXT,
+        size_px=12,
+    )
