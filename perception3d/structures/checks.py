@@ -73,7 +73,8 @@ def move(noun: T, device: torch.device | str) -> T:
 
 def _moved(value: Any, device: torch.device | str) -> Any:
     if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
+        # A copy to the host must have arrived when it is read; one to the device may still fly.
+        return value.to(device, non_blocking=torch.device(device).type == "cuda")
     if isinstance(value, tuple):
         return tuple(_moved(item, device) for item in value)
     if dataclasses.is_dataclass(value) and hasattr(value, "to"):

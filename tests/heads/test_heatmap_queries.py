@@ -1,0 +1,170 @@
+"""Heat-map queries: the peaks that a perfect heat map shows become the boxes' centres."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from perception3d.heads.heatmap import REFERENCE_FOCAL_PX, HeatmapQueries
+from perception3d.heads.heatmap_targets import bev_heat_target, image_targets
+from perception3d.losses.gaussian import draw_gaussians, gaussian_radius
+from perception3d.structures import (
+    SE3,
+    Batch,
+    BEVFeatures,
+    BEVGrid,
+    Boxes3D,
+    CameraRig,
+    ImageFeatures,
+)
+
+GRID = BEVGrid((-32.0, 32.0), (-32.0, 32.0), (-5.0, 3.0), 2.0)
+CAR, PEDESTRIAN = 0, 8
+
+
+class Fixed(nn.Module):
+    """Stands for a branch that has learned to return just this map."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.value
+
+
+def two_boxes() -> Boxes3D:
+    """A car 15 m ahead and a pedestrian 8 m ahead to the left, in a frame with y forward."""
+    return Boxes3D.build(
+        torch.tensor([[1.0, 15.0, -1.0], [-3.0, 8.0, -0.8]]),
+        torch.tensor([[4.5, 1.9, 1.6], [0.7, 0.7, 1.8]]),
+        torch.tensor([math.pi / 2, 0.0]),
+        torch.tensor([CAR, PEDESTRIAN]),
+    )
+
+
+def batch(points: Tensor | None = None) -> Batch:
+    """One sample with a camera that looks along +y and one that looks along -y."""
+    K = torch.tensor([[300.0, 0, 200], [0, 300, 112], [0, 0, 1]], dtype=torch.float64)
+    forward = torch.tensor([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]], dtype=torch.float64)
+    backward = torch.diag(torch.tensor([-1.0, 1, -1], dtype=torch.float64)) @ forward
+    pose = torch.eye(4, dtype=torch.float64).repeat(2, 1, 1)
+    pose[0, :3, :3], pose[1, :3, :3] = forward, backward
+    rig = CameraRig(
+        ("CAM_FRONT", "CAM_BACK"),
+        K.repeat(1, 2, 1, 1),
+        pose[None],
+        torch.tensor([[[224, 400], [224, 400]]]),
+        torch.eye(3, dtype=torch.float64).repeat(1, 2, 1, 1),
+        torch.zeros(1, 2, dtype=torch.int64),
+    )
+    return Batch(
+        tokens=("a",),
+        time_ns=torch.zeros(1, dtype=torch.int64),
+        global_SE3_ref=(SE3.identity(),),
+        ego_SE3_ref=(SE3.identity(),),
+        sensor_present=torch.ones(1, 2, dtype=torch.bool),
+        points=points,
+        offsets=None if points is None else torch.tensor([0, len(points)]),
+        images=torch.zeros(1, 2, 3, 224, 400, dtype=torch.uint8),
+        rig=rig,
+        boxes=(two_boxes(),),
+    )
+
+
+def logits_of(heat: Tensor) -> Tensor:
+    return torch.logit(heat.clamp(1e-4, 1 - 1e-4))
+
+
+def test_bev_peaks_are_the_box_centres() -> None:
+    source = HeatmapQueries(channels=8, grid=GRID, bev_queries=2).eval()
+    target = bev_heat_target((two_boxes(),), GRID, (10, 32, 32), min_radius=1)
+    assert target.shape == (1, 10, 32, 32)
+    assert int((target == 1).sum()) == 2
+    source.bev_heat = Fixed(logits_of(target))
+    features = torch.randn(1, 8, 32, 32)
+    queries = source(BEVFeatures(features, GRID), None, batch())
+    xy = queries.reference[0, :, :2].detach() * 64 - 32
+    order = xy[:, 1].argsort(descending=True)
+    assert torch.allclose(xy[order], torch.tensor([[1.0, 15.0], [-3.0, 9.0]]))
+    assert queries.content is not None
+    expected = features[0, :, 23, 16] + source.class_content.weight[CAR]
+    assert torch.allclose(queries.content[0, order[0]], expected)
+
+
+def test_image_peaks_are_lifted_to_the_box_centres() -> None:
+    source = HeatmapQueries(channels=8, grid=GRID, bev_queries=0, image_queries=2).eval()
+    one = batch()
+    targets = image_targets(one, (10, 14, 25))
+    assert targets.is_center[0, 1].sum() == 0, "nothing is behind the car"
+    assert targets.is_center[0, 0].sum() == 2
+    source.image_heat = Fixed(logits_of(targets.heat[0]))
+    log_depth = targets.center_log_depth[0] - math.log(300.0 / REFERENCE_FOCAL_PX)
+    source.image_depth = Fixed(log_depth[:, None])
+    queries = source(None, ImageFeatures(torch.randn(1, 2, 8, 14, 25), 16), one)
+    low, high = torch.tensor(GRID.range_m[:3]), torch.tensor(GRID.range_m[3:])
+    xyz = queries.reference[0] * (high - low) + low
+    xyz = xyz[xyz[:, 1].argsort(descending=True)]
+    # A cell is 16 px wide: half of it is 0.4 m at 15 m and 0.2 m at 8 m.
+    assert torch.allclose(xyz, two_boxes().center_m, atol=0.45)
+
+
+def test_lidar_points_supervise_depth_where_no_centre_is() -> None:
+    points = torch.tensor([[5.0, 12.0, 0.0, 9.0, 0.0], [5.0, 20.0, 0.0, 9.0, 0.3]])
+    targets = image_targets(batch(points), (10, 14, 25))
+    assert int(targets.has_point.sum()) == 1, "old sweeps are left out"
+    assert float(targets.point_log_depth.max()) == pytest.approx(math.log(12.0))
+
+
+def test_union_of_sensors_loss_and_gradients() -> None:
+    source = HeatmapQueries(channels=8, grid=GRID, bev_queries=20, image_queries=10)
+    one = batch(torch.rand(50, 5) * torch.tensor([5.0, 10.0, 1.0, 9.0, 0.0]))
+    features = torch.randn(1, 8, 32, 32), torch.randn(1, 2, 8, 14, 25)
+    queries = source(BEVFeatures(features[0], GRID), ImageFeatures(features[1], 16), one)
+    assert queries.reference.shape == (1, 30, 3)
+    assert bool(((queries.reference >= 0) & (queries.reference <= 1)).all())
+    terms = source.loss(queries, one)
+    assert set(terms) == {"bev_heat", "image_heat", "image_depth"}
+    sum(terms.values()).backward()
+    for name, parameter in source.named_parameters():
+        if name.startswith(("bev_", "image_")):
+            assert parameter.grad is not None and bool(torch.isfinite(parameter.grad).all()), name
+
+
+def test_a_batch_without_boxes_has_a_finite_loss() -> None:
+    source = HeatmapQueries(channels=8, grid=GRID, bev_queries=5, image_queries=5)
+    empty = dataclasses.replace(batch(), boxes=(Boxes3D.empty(),))
+    queries = source(
+        BEVFeatures(torch.randn(1, 8, 32, 32), GRID),
+        ImageFeatures(torch.randn(1, 2, 8, 14, 25), 16),
+        empty,
+    )
+    assert all(bool(torch.isfinite(term)) for term in source.loss(queries, empty).values())
+
+
+def test_missing_sensor_is_named() -> None:
+    source = HeatmapQueries(channels=8, grid=GRID, bev_queries=5)
+    with pytest.raises(ValueError, match="5 BEV and 0 image peaks, but this batch has camera"):
+        source(None, ImageFeatures(torch.randn(1, 2, 8, 14, 25), 16), batch())
+
+
+def test_gaussians_by_hand() -> None:
+    heat = draw_gaussians(
+        torch.tensor([[2, 3], [2, 4]]), torch.tensor([1, 1]), torch.tensor([0, 0]), shape=(2, 5, 8)
+    )
+    side = math.exp(-1 / (2 * 0.5**2))
+    assert heat[0, 2, 3:5].tolist() == [1.0, 1.0]
+    assert float(heat[0, 2, 2]) == pytest.approx(side)
+    assert float(heat[0, 1, 3]) == pytest.approx(side), "merged by maximum, not by sum"
+    assert float(heat[0, 2, 1]) == 0, "outside the square of the radius"
+    assert float(heat[1].sum()) == 0
+
+
+def test_radius_keeps_the_overlap() -> None:
+    loose = gaussian_radius(torch.tensor([[8.0, 4.0]]), min_overlap=0.1)
+    tight = gaussian_radius(torch.tensor([[8.0, 4.0]]), min_overlap=0.7)
+    assert float(tight) < float(loose)
