@@ -1,0 +1,115 @@
+"""Which data to use, when nobody says more than "auto"."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from perception3d.datasets.nuscenes.splits import find_versions, version_splits
+
+log = logging.getLogger(__name__)
+
+#: Pairs of splits to train and validate on, best first.
+_PAIRS = (("train", "val"), ("mini_train", "mini_val"))
+
+
+@dataclass(frozen=True)
+class DataRoot:
+    """A nuScenes-format data set on disk.
+
+    Attributes:
+        root: folder with the version folder.
+        version: version folder.
+        train_split, val_split: what to train and validate on.
+        kind: "nuscenes", or "town" for a generated one.
+    """
+
+    root: Path
+    version: str
+    train_split: str
+    val_split: str
+    kind: str
+
+
+def locate(data: str | Path = "auto", *, data_folder: Path = Path("data")) -> DataRoot:
+    """Find a data set, or make the generated one.
+
+    Args:
+        data: "auto" takes ``data_folder/nuscenes`` when it holds a version, else the town;
+            "nuscenes" and "town" insist on one; anything else is the folder of a data set.
+        data_folder: where both are looked for. The town is made there when it is missing, with its
+            demo settings.
+
+    Returns:
+        The data set with its largest version that has a pair of splits. One line in the log says
+        which.
+
+    Raises:
+        FileNotFoundError: the folder does not exist or holds no version.
+        ValueError: no version has a split to train on and one to validate on.
+    """
+    real, town = data_folder / "nuscenes", data_folder / "town"
+    if data == "auto":
+        data = "nuscenes" if real.is_dir() and find_versions(real) else "town"
+        reason = "found" if data == "nuscenes" else f"no nuScenes in {real}"
+    else:
+        reason = "asked for"
+    if data == "town":
+        _make_town_if_missing(town)
+    folder = {"nuscenes": real, "town": town}.get(str(data), Path(data))
+    found = describe(folder)
+    log.info(
+        "data: %s (%s, %s; train on %s, validate on %s)",
+        found.root, found.version, reason, found.train_split, found.val_split,
+    )  # fmt: skip
+    return found
+
+
+def describe(root: Path) -> DataRoot:
+    """Version and splits of a data set: official ones first, then ``*train`` and ``*val`` of
+    splits.json.
+
+    Raises:
+        FileNotFoundError: the folder does not exist or holds no version.
+        ValueError: no version has a split to train on and one to validate on.
+    """
+    versions = find_versions(root)
+    if not versions:
+        raise FileNotFoundError(
+            f"{root} holds no nuScenes version (a folder such as v1.0-mini with its tables); "
+            "unpack one there, or take the generated town"
+        )
+    offers = {version: version_splits(root, version) for version in versions}
+    for train, val in _PAIRS:
+        for version, splits in offers.items():
+            if train in splits and val in splits:
+                return DataRoot(root, version, train, val, "nuscenes")
+    for version, splits in offers.items():
+        stems = [split.removesuffix("train") for split in splits if split.endswith("train")]
+        for stem in stems:
+            if f"{stem}val" in splits:
+                kind = "town" if version.endswith("town") else "nuscenes"
+                return DataRoot(root, version, f"{stem}train", f"{stem}val", kind)
+    listed = "; ".join(f"{name}: {', '.join(splits) or 'none'}" for name, splits in offers.items())
+    raise ValueError(
+        f"no version in {root} has a split to train on and one to validate on (found {listed}); "
+        "name them in splits.json of the version folder as <name>_train and <name>_val"
+    )
+
+
+def _make_town_if_missing(root: Path) -> None:
+    """Generate the demo town, or complete one that was interrupted; any complete town will do."""
+    stamp = root / "town.json"
+    begun = stamp.is_file() and not orjson.loads(stamp.read_bytes()).get("complete")
+    if root.is_dir() and find_versions(root) and not begun:
+        return
+    # Only here: the generator needs numba, which takes its time to import.
+    from perception3d.datasets.town.build import build_town
+    from perception3d.datasets.town.settings import TownSettings
+
+    state = "is unfinished" if begun else "does not exist yet"
+    log.info("data: %s %s; generating the town (about two minutes)", root, state)
+    build_town(root, TownSettings())

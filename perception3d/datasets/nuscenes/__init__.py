@@ -1,0 +1,23 @@
+"""nuScenes: raw tables and blobs of any version -> Frame."""
+
+from perception3d.datasets.nuscenes.index import (
+    ForeignIndexError,
+    NuScenesIndex,
+    StaleIndexError,
+    load_index,
+    open_index,
+)
+from perception3d.datasets.nuscenes.reader import NuScenesFrames
+from perception3d.datasets.nuscenes.splits import choose_version, scenes_of_split, version_splits
+
+__all__ = [
+    "ForeignIndexError",
+    "NuScenesFrames",
+    "NuScenesIndex",
+    "StaleIndexError",
+    "choose_version",
+    "load_index",
+    "open_index",
+    "scenes_of_split",
+    "version_splits",
+]

@@ -1,0 +1,120 @@
+"""Measures parts of the project: ``python tools/bench.py data --help``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import tyro
+
+
+@dataclass(frozen=True)
+class Data:
+    """Frames per second and core of one loading process: read, augment, collate, and each part.
+
+    CPU time counts, so other work on the machine does not; waiting for a disk does not either.
+
+    Attributes:
+        data: "auto", "nuscenes", "town" or the folder of a data set.
+        split: split to read; that of training by default.
+        frames: how many frames are read, after a first one that warms up.
+        num_sweeps: LiDAR sweeps a frame.
+        image_hw: output size of the image augmentation; the size on disk by default.
+        image_reduce: decode images at 1/1, 1/2, 1/4 or 1/8.
+    """
+
+    data: str = "auto"
+    split: str | None = None
+    frames: int = 40
+    num_sweeps: int = 10
+    image_hw: tuple[int, int] | None = None
+    image_reduce: int = 1
+
+    def run(self) -> None:
+        """Print one line a part."""
+        import cv2
+        import torch
+
+        from perception3d.datasets import NuScenesFrames, locate
+
+        # One process on one core, as a worker of a loader runs.
+        cv2.setNumThreads(1)
+        torch.set_num_threads(1)
+        found = locate(self.data)
+        split = self.split or found.train_split
+        parts = {
+            "points alone": {"load_images": False, "load_boxes": False},
+            "images alone": {"load_points": False, "load_boxes": False},
+            "boxes and poses": {"load_points": False, "load_images": False},
+            "whole frames": {},
+        }
+        print(f"{found.root} {found.version} {split}: {self.num_sweeps} sweeps, one process")
+        for name, left_out in parts.items():
+            source = NuScenesFrames(
+                found.root, split, version=found.version, num_sweeps=self.num_sweeps,
+                image_reduce=self.image_reduce, **left_out,
+            )  # fmt: skip
+            numbers = np.linspace(0, len(source) - 1, min(self.frames, len(source)) + 1).astype(int)
+            self._time(name, source, numbers)
+        self._time_training(source, numbers)
+
+    def _time(self, name: str, source, numbers: np.ndarray) -> None:
+        first = source[int(numbers[0])]
+        _report(name, lambda number, _: source[number], numbers[1:])
+        if name == "whole frames":
+            points = 0 if first.points is None else len(first.points)
+            sizes = None if first.rig is None else first.rig.image_hw[0].tolist()
+            print(f"  (first frame: {points} points, images {sizes})")
+
+    def _time_training(self, source, numbers: np.ndarray) -> None:
+        from perception3d.datasets import (
+            ClassFilter,
+            Compose,
+            FrameDataset,
+            GlobalAugment,
+            ImageAugment,
+            MinPointsFilter,
+            ModalMask,
+            PointShuffle,
+            RangeFilter,
+            SampleKey,
+            collate,
+        )  # fmt: skip
+
+        rig = source[int(numbers[0])].rig
+        hw = self.image_hw or (tuple(rig.image_hw[0].tolist()) if rig is not None else (256, 704))
+        transform = Compose(
+            (MinPointsFilter(), ModalMask(), GlobalAugment(), RangeFilter(), ClassFilter(),
+             PointShuffle(), ImageAugment(hw))
+        )  # fmt: skip
+        dataset = FrameDataset(source, transform)
+        _report(
+            "read, augment, collate",
+            lambda number, position: collate([dataset[SampleKey(number, 0, position)]]),
+            numbers[1:],
+        )
+
+
+def _report(name: str, read: Callable[[int, int], object], numbers: np.ndarray) -> None:
+    """Print the median CPU time of a call: neighbours on the machine disturb some, not most."""
+    taken = []
+    for position, number in enumerate(numbers.tolist()):
+        started = time.process_time()
+        read(number, position)
+        taken.append(time.process_time() - started)
+    median = float(np.median(taken))
+    print(f"  {name:24s} {1 / median:8.1f} frames/s a core {1e3 * median:8.1f} ms CPU a frame")
+
+
+BENCHES = {"data": Data}
+
+
+def main() -> None:
+    """Run the bench named first on the command line."""
+    tyro.extras.subcommand_cli_from_dict(BENCHES, description=__doc__).run()
+
+
+if __name__ == "__main__":
+    main()
