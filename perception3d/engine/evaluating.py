@@ -1,0 +1,121 @@
+"""Scoring a model during training and in tools/test.py; over several processes as over one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from perception3d.engine.experiment import Evaluator, Experiment, Samples
+from perception3d.engine.loading import eval_loader
+from perception3d.engine.prediction import predict
+from perception3d.engine.progress import Progress
+
+CHUNK = 64
+"""Predictions handed to the evaluators at once."""
+
+
+def build_evaluators(
+    experiment: Experiment, folder: Path, say: Callable[[str], None] = print
+) -> list[Evaluator]:
+    """The experiment's evaluators; empty, with one line said, when their packages are missing."""
+    try:
+        return [build(folder) for build in experiment.evaluators]
+    except ImportError as error:
+        say(f"evaluation skipped: {error}")
+        return []
+
+
+def evaluate(
+    experiment: Experiment,
+    model: nn.Module,
+    samples: Samples,
+    folder: Path,
+    *,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    world_size: int = 1,
+    quiet: bool = False,
+    say: Callable[[str], None] = print,
+) -> dict[str, float] | None:
+    """Predict every sample and score.
+
+    Every process calls this with its rank; the scores are made on rank 0.
+
+    Args:
+        experiment: gives evaluators, batch size and workers.
+        model: on ``device``.
+        samples: what to predict.
+        folder: for the evaluators' files.
+        device, rank, world_size: this process.
+        quiet: no progress line. say: takes messages.
+
+    Returns:
+        The headline figures of all evaluators on rank 0; None elsewhere, and without evaluators.
+    """
+    evaluators = build_evaluators(experiment, folder, say) if rank == 0 else []
+    if not _same_everywhere(bool(evaluators), world_size):
+        return None
+    loader = eval_loader(
+        samples,
+        batch_size=experiment.val_batch_size or experiment.batch_size,
+        workers=experiment.workers,
+        rank=rank,
+        world_size=world_size,
+        pin_memory=torch.device(device).type == "cuda",
+    )
+    number = len(range(rank, len(samples.dataset), world_size))  # type: ignore[arg-type]
+    progress = Progress(number, "evaluation", quiet=quiet or rank > 0)
+    for evaluator in evaluators:
+        evaluator.reset()
+    pending: list[Any] = []
+    mine: list[Any] = []
+    for prediction in predict(model, loader, device, progress=progress):
+        pending.append(prediction)
+        if world_size > 1:
+            mine.append(prediction)
+        elif len(pending) == CHUNK:
+            _process(evaluators, pending)
+            pending = []
+    if world_size > 1:
+        pending = _gathered(mine, rank, world_size)
+    if rank > 0:
+        return None
+    _process(evaluators, pending)
+    return _scores(evaluators, say)
+
+
+def _scores(evaluators: list[Evaluator], say: Callable[[str], None]) -> dict[str, float]:
+    scores: dict[str, float] = {}
+    for evaluator in evaluators:
+        metrics = evaluator.evaluate()
+        say(metrics.table())
+        scores.update(metrics.summary())
+    return scores
+
+
+def _process(evaluators: list[Evaluator], predictions: list[Any]) -> None:
+    for evaluator in evaluators:
+        evaluator.process(predictions)
+
+
+def _gathered(mine: list[Any], rank: int, world_size: int) -> list[Any]:
+    parts: list[list[Any] | None] | None = [None] * world_size if rank == 0 else None
+    dist.gather_object(mine, parts, dst=0)
+    # Sample i was predicted by process i mod world_size: interleave to the data set's order.
+    lists = [part or [] for part in parts or []]
+    longest = max((len(part) for part in lists), default=0)
+    return [part[i] for i in range(longest) for part in lists if i < len(part)]
+
+
+def _same_everywhere(value: bool, world_size: int) -> bool:
+    """Rank 0's value on every process."""
+    if world_size == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]

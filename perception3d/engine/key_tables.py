@@ -1,0 +1,151 @@
+"""Names of weights in published checkpoints and here, one to one in both directions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+T = TypeVar("T")
+
+#: Placeholders of a rule: {i}, {j}, {l} are numbers; {rest} is anything; every other name is one
+#: word.
+_NUMBERS = ("i", "j", "l")
+
+
+@dataclass(frozen=True)
+class KeyTable:
+    """Rules (published, ours) with placeholders such as ``{i}``; the first that fits counts.
+
+    Attributes:
+        rules: both sides of a rule hold the same placeholders, which makes it readable in either
+            direction.
+        ignored: published names that stand for nothing (rules without a counterpart).
+    """
+
+    rules: tuple[tuple[str, str], ...]
+    ignored: tuple[str, ...] = ()
+
+    @cached_property
+    def _compiled(
+        self,
+    ) -> tuple[list[tuple[re.Pattern[str], str]], list[tuple[re.Pattern[str], str]]]:
+        forward = [(_pattern(published), ours) for published, ours in self.rules]
+        backward = [(_pattern(ours), published) for published, ours in self.rules]
+        return forward, backward
+
+    def to_ours(self, published: str) -> str | None:
+        """Our name of a published one; None if it is to be ignored.
+
+        Raises:
+            KeyError: the table doesn't know the name.
+        """
+        published = published.removeprefix("module.")
+        if any(_pattern(rule).fullmatch(published) for rule in self.ignored):
+            return None
+        return _translate(published, self._compiled[0])
+
+    def to_published(self, ours: str) -> str:
+        """Published name of one of ours. Raises KeyError like :meth:`to_ours`."""
+        return _translate(ours, self._compiled[1])
+
+    def translate(self, state: Mapping[str, T]) -> dict[str, T]:
+        """A published state dict under our names.
+
+        Raises:
+            ValueError: names that the table doesn't know; all of them are listed.
+        """
+        ours: dict[str, T] = {}
+        unknown = []
+        for name, value in state.items():
+            try:
+                translated = self.to_ours(name)
+            except KeyError:
+                unknown.append(name)
+                continue
+            if translated is not None:
+                ours[translated] = value
+        if unknown:
+            raise ValueError(
+                f"{len(unknown)} published names are not in the key table: {listed(unknown)}. "
+                "Is this the checkpoint of another model?"
+            )
+        return ours
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names for an error message, sorted."""
+    return ", ".join(sorted(names))
+
+
+def _pattern(rule: str) -> re.Pattern[str]:
+    def group(match: re.Match[str]) -> str:
+        name = match.group(1)
+        kind = r"\d+" if name in _NUMBERS else ".+" if name == "rest" else "[^.]+"
+        return f"(?P<{name}>{kind})"
+
+    return re.compile(re.sub(r"\\\{(\w+)\\\}", group, re.escape(rule)))
+
+
+def _translate(name: str, rules: list[tuple[re.Pattern[str], str]]) -> str:
+    for pattern, target in rules:
+        match = pattern.fullmatch(name)
+        if match:
+            return target.format(**match.groupdict())
+    raise KeyError(name)
+
+
+_PFN = "pts_voxel_encoder.pfn_layers.0"
+_STAGE = "pts_backbone.stages.{i}.{j}"
+_OUR_STAGE = "lidar.backbone.stages.{i}.{j}"
+_LAYER = "pts_bbox_head.transformer.decoder.layers.{l}"
+_OUR_LAYER = "head.decoder.layers.{l}"
+_TASK = "pts_bbox_head.task_heads.0.{branch}"
+_OUR_TASK = "head.tasks.branches.{branch}"
+
+#: LiDAR branch of PillarNeSt (WayneMao/PillarNeSt). ``pts_backbone.bias`` is held and never used
+#: there.
+PILLARNEST_LIDAR_KEYS = (
+    (f"{_PFN}.linear.weight", "lidar.encoder.linear.weight"),
+    (f"{_PFN}.norm.{{leaf}}", "lidar.encoder.norm.{leaf}"),
+    ("pts_backbone.downsample_layers.{i}.{j}.{leaf}", "lidar.backbone.downsample.{i}.{j}.{leaf}"),
+    (f"{_STAGE}.gamma", f"{_OUR_STAGE}.gamma"),
+    (f"{_STAGE}.depthwise_conv.{{leaf}}", f"{_OUR_STAGE}.depthwise.{{leaf}}"),
+    (f"{_STAGE}.norm.{{leaf}}", f"{_OUR_STAGE}.norm.{{leaf}}"),
+    (f"{_STAGE}.pointwise_conv1.{{leaf}}", f"{_OUR_STAGE}.expand.{{leaf}}"),
+    (f"{_STAGE}.pointwise_conv2.{{leaf}}", f"{_OUR_STAGE}.reduce.{{leaf}}"),
+    ("pts_backbone.norm{i}.{leaf}", "lidar.backbone.norms.{i}.{leaf}"),
+    ("pts_neck.deblocks.{i}.{j}.{leaf}", "lidar.neck.branches.{i}.{j}.{leaf}"),
+)
+
+#: Image branch of CMT: the names of ResNet and VoVNet are the published ones behind another prefix.
+IMAGE_KEYS = (
+    ("img_neck.lateral_convs.{i}.conv.{leaf}", "image.neck.laterals.{i}.{leaf}"),
+    ("img_neck.fpn_convs.0.conv.{leaf}", "image.neck.output.{leaf}"),
+    ("img_backbone.{rest}", "image.backbone.{rest}"),
+)
+
+#: Tokens, queries and head of CMT (junjie18/CMT), all three variants.
+CMT_HEAD_KEYS = (
+    ("pts_bbox_head.shared_conv.conv.weight", "tokens.shared_conv.0.weight"),
+    ("pts_bbox_head.shared_conv.bn.{leaf}", "tokens.shared_conv.1.{leaf}"),
+    ("pts_bbox_head.bev_embedding.{i}.{leaf}", "tokens.plane.embedding.{i}.{leaf}"),
+    ("pts_bbox_head.rv_embedding.{i}.{leaf}", "tokens.ray.embedding.{i}.{leaf}"),
+    ("pts_bbox_head.reference_points.weight", "queries.reference"),
+    (f"{_LAYER}.attentions.0.attn.{{rest}}", f"{_OUR_LAYER}.self_attention.{{rest}}"),
+    (f"{_LAYER}.attentions.1.attn.{{rest}}", f"{_OUR_LAYER}.cross_attention.{{rest}}"),
+    (f"{_LAYER}.ffns.0.layers.0.0.{{leaf}}", f"{_OUR_LAYER}.expand.{{leaf}}"),
+    (f"{_LAYER}.ffns.0.layers.1.{{leaf}}", f"{_OUR_LAYER}.reduce.{{leaf}}"),
+    (f"{_LAYER}.norms.{{i}}.{{leaf}}", f"{_OUR_LAYER}.norms.{{i}}.{{leaf}}"),
+    ("pts_bbox_head.transformer.decoder.post_norm.{leaf}", "head.decoder.post_norm.{leaf}"),
+    (f"{_TASK}.0.weight", f"{_OUR_TASK}.hidden_weight"),
+    (f"{_TASK}.1.{{leaf}}", f"{_OUR_TASK}.norm_{{leaf}}"),
+    (f"{_TASK}.3.{{leaf}}", f"{_OUR_TASK}.output_{{leaf}}"),
+)
+
+#: CMT with the LiDAR branch of PillarNeSt, an image branch, or both.
+CMT_KEYS = KeyTable(
+    rules=PILLARNEST_LIDAR_KEYS + IMAGE_KEYS + CMT_HEAD_KEYS, ignored=("pts_backbone.bias",)
+)

@@ -1,0 +1,196 @@
+"""Weights on disk, and the table between published names and ours."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from perception3d.engine import checkpoints
+from perception3d.engine.checkpoints import (
+    convert,
+    load_published,
+    load_weights,
+    read_weights,
+    save_weights,
+)
+from perception3d.engine.key_tables import CMT_KEYS, KeyTable
+from perception3d.models.cmt import CMT
+from tests.models.small_cmt import small_batch, small_cmt
+
+
+class OtherModel(nn.Linear):
+    """A model that is not CMT."""
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> tuple[CMT, Path]:
+    model, path = small_cmt(seed=1), tmp_path / "folder" / "weights.safetensors"
+    save_weights(model, path, notes={"commit": "abc"})
+    return model, path
+
+
+def test_round_trip(saved: tuple[CMT, Path]) -> None:
+    model, path = saved
+    other = small_cmt(seed=2)
+    header = load_weights(other, path)
+    assert (header["model"], header["commit"]) == ("CMT", "abc")
+    batch = small_batch()
+    assert torch.equal(model.eval()(batch).box, other.eval()(batch).box)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]  # no temporary file is left
+
+
+def test_weights_of_another_model_are_refused(saved: tuple[CMT, Path]) -> None:
+    with pytest.raises(ValueError, match=r"holds weights of 'CMT'; this model is 'OtherModel'"):
+        load_weights(OtherModel(2, 2), saved[1])
+
+
+def test_every_difference_is_listed(saved: tuple[CMT, Path]) -> None:
+    with pytest.raises(ValueError, match=r"missing|unexpected") as error:
+        load_weights(small_cmt(image=False), saved[1])
+    assert "image.neck.output.weight" in str(error.value)
+    assert "tokens.ray.embedding.0.bias" in str(error.value)
+    with pytest.raises(ValueError, match=r"queries.reference \(12, 3\), the model has \(7, 3\)"):
+        load_weights(small_cmt(queries=7), saved[1])
+    lidar_only = saved[1].with_name("lidar.safetensors")
+    save_weights(small_cmt(image=False), lidar_only)
+    with pytest.raises(ValueError, match=r"missing: image\.backbone\.bn1\.bias"):
+        load_weights(small_cmt(), lidar_only)
+
+
+def test_a_refused_file_changes_nothing(saved: tuple[CMT, Path]) -> None:
+    model = small_cmt(queries=7, seed=5)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(ValueError):
+        load_weights(model, saved[1])
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_files_that_are_no_weights(tmp_path: Path, saved: tuple[CMT, Path]) -> None:
+    with pytest.raises(FileNotFoundError, match="no weights at"):
+        read_weights(tmp_path / "nothing.safetensors")
+    torn = tmp_path / "torn.safetensors"
+    torn.write_bytes(saved[1].read_bytes()[:-100])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        read_weights(torn)
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(ValueError, match="no header of this format"):
+        load_weights(saved[0], tmp_path / "foreign.safetensors")
+
+
+@pytest.mark.parametrize("suffix", checkpoints.PICKLES)
+def test_pickles_are_refused_with_the_converting_command(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"epoch20{suffix}"
+    path.write_bytes(b"anything")
+    with pytest.raises(ValueError, match="is a pickle") as error:
+        read_weights(path)
+    assert (
+        f"python -m perception3d.engine.checkpoints {path} {tmp_path}/epoch20.safetensors"
+        in str(error.value)
+    )
+
+
+def test_a_failed_write_leaves_the_old_file(
+    saved: tuple[CMT, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, path = saved
+    before = path.read_bytes()
+
+    def full_disk(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints.os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_weights(small_cmt(seed=9), path)
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def published(model: CMT) -> dict[str, Any]:
+    state = {CMT_KEYS.to_published(k): v for k, v in model.state_dict().items()}
+    assert len(state) == len(model.state_dict())
+    return state
+
+
+def test_names_go_both_ways_for_every_weight() -> None:
+    for name in small_cmt().state_dict():
+        assert CMT_KEYS.to_ours(CMT_KEYS.to_published(name)) == name
+    assert CMT_KEYS.to_ours("module.img_neck.fpn_convs.0.conv.bias") == "image.neck.output.bias"
+    assert CMT_KEYS.to_ours("pts_backbone.bias") is None
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("queries.reference", "pts_bbox_head.reference_points.weight"),
+        ("tokens.shared_conv.1.running_var", "pts_bbox_head.shared_conv.bn.running_var"),
+        (
+            "head.decoder.layers.1.cross_attention.out_proj.bias",
+            "pts_bbox_head.transformer.decoder.layers.1.attentions.1.attn.out_proj.bias",
+        ),
+        (
+            "head.tasks.branches.cls_logits.output_weight",
+            "pts_bbox_head.task_heads.0.cls_logits.3.weight",
+        ),
+        ("lidar.backbone.norms.2.weight", "pts_backbone.norm2.weight"),
+        ("image.backbone.layer1.0.bn2.bias", "img_backbone.layer1.0.bn2.bias"),
+    ],
+)
+def test_published_names(ours: str, theirs: str) -> None:
+    assert CMT_KEYS.to_published(ours) == theirs
+    assert CMT_KEYS.to_ours(theirs) == ours
+
+
+def test_unknown_published_names_are_listed() -> None:
+    table = KeyTable(rules=(("a.{i}", "b.{i}"),))
+    with pytest.raises(ValueError, match=r"2 published names .* a\.x, c"):
+        table.translate({"a.1": 0, "c": 1, "a.x": 2})
+    with pytest.raises(ValueError, match=r"outside 'image.neck.': queries.reference"):
+        load_published(
+            nn.Linear(1, 1),
+            {"pts_bbox_head.reference_points.weight": torch.zeros(1, 3)},
+            prefix="image.neck.",
+        )
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_published_pickle_is_converted(tmp_path: Path, wrapped: bool) -> None:
+    model = small_cmt(seed=3)
+    state = published(model) | {"pts_backbone.bias": torch.zeros(3)}
+    source, target = tmp_path / "published.pth", tmp_path / "ours.safetensors"
+    torch.save({"meta": {"epoch": 20}, "state_dict": state} if wrapped else state, source)
+    assert convert(source, target) == len(model.state_dict())
+    other = small_cmt(seed=4)
+    assert load_weights(other, target)["source"] == "published.pth"
+    for name, value in model.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value)
+
+
+def test_a_pickle_with_code_is_not_opened(tmp_path: Path) -> None:
+    source = tmp_path / "evil.pth"
+    torch.save({"state_dict": {}, "meta": Path("x")}, source)
+    with pytest.raises(ValueError, match="more than tensors and plain values"):
+        convert(source, tmp_path / "out.safetensors")
+
+
+def test_the_converting_command_works(tmp_path: Path) -> None:
+    torch.save(published(small_cmt()), tmp_path / "p.pth")
+    command = [sys.executable, "-m", "perception3d.engine.checkpoints", "p.pth", "o.safetensors"]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "tensors written to o.safetensors" in done.stdout
+    load_weights(small_cmt(seed=7), tmp_path / "o.safetensors")
