@@ -100,7 +100,7 @@ def warn_of_missing_libraries() -> None:
     probe = [str(VENV / "bin" / "python"), "-c", "import open3d"]
     if subprocess.run(probe, capture_output=True).returncode != 0:
         say(
-            "Open3D does not load here, so pictures of the 3-D scene are left out. On Debian or Ubuntu:\n"
+            "Open3D does not load here; pictures of the 3-D scene are left out. On Debian:\n"
             f"  sudo apt-get install {OPEN3D_LIBRARIES}"
         )
 

@@ -23,7 +23,8 @@ def box_corners(center_m: Tensor, size_lwh_m: Tensor, yaw_rad: Tensor) -> Tensor
 
     Returns:
         (N, 8, 3) corners in the order of :data:`CORNER_SIGNS`: 0 front left, 1 rear left,
-        2 rear right, 3 front right of the bottom face; 4 to 7 the same of the top face. "Left" is +y of the box.
+        2 rear right, 3 front right of the bottom face; 4 to 7 the same of the top face. "Left"
+        is +y of the box.
     """
     signs = torch.tensor(CORNER_SIGNS, dtype=center_m.dtype, device=center_m.device)
     local = signs * (size_lwh_m[:, None, :] / 2)

@@ -1,0 +1,350 @@
+"""CMT on cameras and LiDAR (arXiv 2301.01283): PillarNeSt on the LiDAR side, ResNet on the other.
+
+    python tools/train.py configs/cmt_fusion.py                     the town, on a laptop
+    python tools/train.py configs/cmt_fusion.py --data nuscenes     real data, on GPUs
+
+Two sizes: ``town`` learns the generated town in minutes on two CPU cores; ``base`` has the
+published head (900 queries, 6 layers), schedule and augmentation for nuScenes. ``--size auto``
+takes the one that fits the data. Times and scores of the town runs are in LOG.md; the ``base``
+size has not been trained yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+
+from perception3d.backbones.bev_convnext import BEVConvNeXt
+from perception3d.backbones.image_input import GridMask
+from perception3d.backbones.image_resnet import ResNet
+from perception3d.backbones.pillars import PillarEncoder
+from perception3d.datasets.augment import GlobalAugment, ImageAugment
+from perception3d.datasets.collate import collate
+from perception3d.datasets.locate import DataRoot, locate
+from perception3d.datasets.nuscenes import NuScenesFrames, choose_version
+from perception3d.datasets.samples import FrameDataset, Transform
+from perception3d.datasets.sampling import class_balanced_repeats
+from perception3d.datasets.transforms import (
+    ClassFilter,
+    Compose,
+    MinPointsFilter,
+    ModalMask,
+    PointShuffle,
+    RangeFilter,
+)
+from perception3d.engine.experiment import Experiment, Phase, Precision, Samples
+from perception3d.engine.optim import AdamWSettings, CyclicSchedule, GroupRule
+from perception3d.evaluation import Modalities
+from perception3d.evaluation.nuscenes import NuScenesEvaluator
+from perception3d.fusion.tokens import CrossModalTokens
+from perception3d.heads.heatmap import HeatmapQueries
+from perception3d.heads.queries import LearnedQueries
+from perception3d.heads.query import QueryHead
+from perception3d.heads.query_decoder import QueryDecoder
+from perception3d.heads.query_denoising import DenoisingBuilder
+from perception3d.models.cmt import CMT, ImageBranch, LidarBranch
+from perception3d.nn.fpn import CPFPN, UpsampleConcatNeck
+from perception3d.structures import BEVGrid
+from perception3d.structures.taxonomy import NUSCENES_CLASSES
+
+Sensors = Literal["fusion", "lidar", "camera"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """What differs between a laptop and eight GPUs."""
+
+    half_range_m: float
+    voxel_m: float
+    max_pillars: tuple[int, int]
+    bev_depths: tuple[int, ...]
+    bev_widths: tuple[int, ...]
+    bev_out: tuple[int, ...]
+    neck_channels: int
+    image_hw: tuple[int, int]
+    image_resize: tuple[float, float]
+    resnet_depth: int
+    resnet_width: int
+    resnet_stages: tuple[int, int]
+    channels: int
+    heads: int
+    hidden: int
+    layers: int
+    learned_queries: int
+    bev_queries: int
+    image_queries: int
+    ray_hidden: int
+    num_depths: int
+    sweeps: int
+    batch_size: int
+    lr: float
+    peak_ratio: float
+    epochs: int
+    rotation_rad: float
+    drop_path: float
+    dropout: float
+
+
+SIZES = {
+    "town": Size(
+        half_range_m=51.2, voxel_m=0.8, max_pillars=(12000, 12000),
+        bev_depths=(1, 2, 2), bev_widths=(32, 64, 128), bev_out=(1, 2), neck_channels=64,
+        image_hw=(224, 400), image_resize=(0.94, 1.1),
+        resnet_depth=18, resnet_width=16, resnet_stages=(2, 3),
+        channels=128, heads=4, hidden=256, layers=2,
+        learned_queries=200, bev_queries=150, image_queries=50, ray_hidden=256, num_depths=32,
+        sweeps=5, batch_size=4, lr=1e-4, peak_ratio=8.0, epochs=12,
+        rotation_rad=0.785, drop_path=0.0, dropout=0.0,
+    ),
+    "base": Size(
+        half_range_m=54.0, voxel_m=0.15, max_pillars=(60000, 60000),
+        bev_depths=(2, 2, 1, 1, 1), bev_widths=(48, 96, 96, 96, 96), bev_out=(2, 3, 4),
+        neck_channels=96,
+        image_hw=(320, 800), image_resize=(0.47, 0.625),
+        resnet_depth=50, resnet_width=64, resnet_stages=(2, 3),
+        channels=256, heads=8, hidden=1024, layers=6,
+        learned_queries=900, bev_queries=200, image_queries=100, ray_hidden=1024, num_depths=64,
+        sweeps=10, batch_size=4, lr=1.4e-4, peak_ratio=6.0, epochs=20,
+        rotation_rad=0.785, drop_path=0.4, dropout=0.1,
+    ),
+}  # fmt: skip
+
+
+def experiment(
+    *,
+    sensors: Sensors = "fusion",
+    data: str = "auto",
+    val_split: str | None = None,
+    size: Literal["auto", "town", "base"] = "auto",
+    queries: Literal["auto", "heatmap", "learned"] = "auto",
+    voxel_m: float | None = None,
+    half_range_m: float | None = None,
+    sweeps: int | None = None,
+    epochs: int | None = None,
+    max_steps: int | None = None,
+    batch_size: int | None = None,
+    accumulate: int = 1,
+    lr: float | None = None,
+    mask_sensors: bool | None = None,
+    balance_classes: bool = True,
+    ema_decay: float | None = None,
+    precision: Precision = "fp32",
+    workers: int = 1,
+    evaluate_every: int = 0,
+    weights: Path | None = None,
+    seed: int = 0,
+) -> Experiment:
+    """Train CMT.
+
+    Args:
+        sensors: cameras and LiDAR, or one of them.
+        data: "auto" takes data/nuscenes when it is there, else the generated town; or a folder.
+        val_split: evaluate and predict on this split instead (test, for the leaderboard).
+        size: town (laptop), base (published head), or auto by the data.
+        queries: where queries start: class peaks of heat maps, or the published learned table;
+            auto is heatmap on the town.
+        voxel_m: side of a pillar in metres.
+        half_range_m: the grid reaches this far to each side, in metres.
+        sweeps: LiDAR sweeps a sample, the key one included.
+        epochs: length of the run.
+        max_steps: end after this many steps, whatever the epochs.
+        batch_size: samples a step and process.
+        accumulate: steps whose gradients are summed before an update.
+        lr: base learning rate; it rises to a multiple during the first 40 % of the run.
+        mask_sensors: hide one sensor in half of the samples (masked-modal training); auto by size.
+        balance_classes: show frames with rare classes more often (CBGS).
+        ema_decay: evaluate and save averaged weights.
+        precision: fp32, bf16 or fp16.
+        workers: loader processes.
+        evaluate_every: epochs between evaluations; 0 evaluates after the last epoch only.
+        weights: start from these weights.
+        seed: of weights, order, augmentation and noise.
+    """
+    root = locate(data)
+    if val_split is not None:
+        root = replace(root, val_split=val_split)
+    name = ("town" if root.kind == "town" else "base") if size == "auto" else size
+    chosen = SIZES[name]
+    changes = {
+        "voxel_m": voxel_m, "half_range_m": half_range_m, "sweeps": sweeps, "epochs": epochs,
+        "batch_size": batch_size, "lr": lr,
+    }  # fmt: skip
+    chosen = replace(chosen, **{k: v for k, v in changes.items() if v is not None})
+    version = choose_version(root.root, root.val_split)
+    if queries == "auto":
+        queries = "heatmap" if name == "town" else "learned"
+    masked = (name == "base" and sensors == "fusion") if mask_sensors is None else mask_sensors
+    source = partial(training_samples, root, chosen, sensors, seed, balance_classes)
+    return Experiment(
+        name=f"cmt_{sensors}_{name}",
+        model=partial(model, chosen, sensors, queries),
+        train=partial(source, masked=masked),
+        val=partial(validation_samples, root, chosen, sensors),
+        optimizer=AdamWSettings(lr=chosen.lr, weight_decay=0.01, rules=optimizer_rules(name)),
+        schedule=CyclicSchedule(peak_ratio=chosen.peak_ratio),
+        phases=(Phase(first_epoch=-1, train=partial(source, masked=False)),) if masked else (),
+        epochs=chosen.epochs,
+        max_steps=max_steps,
+        batch_size=chosen.batch_size,
+        accumulate=accumulate,
+        precision=precision,
+        ema_decay=ema_decay,
+        seed=seed,
+        workers=workers,
+        evaluators=(partial(NuScenesEvaluator, root.root, version, root.val_split),),
+        modalities=Modalities(camera=sensors != "lidar", lidar=sensors != "camera"),
+        evaluate_every=evaluate_every,
+        weights=weights,
+    )
+
+
+def model(size: Size, sensors: Sensors, queries: str) -> nn.Module:
+    """The detector of a size."""
+    lidar = None if sensors == "camera" else lidar_branch(size)
+    image = None if sensors == "lidar" else image_branch(size)
+    area = grid(size)
+    return CMT(
+        lidar=lidar,
+        image=image,
+        tokens=CrossModalTokens(
+            channels=size.channels,
+            range_m=area.range_m,
+            bev_channels=None if lidar is None else lidar.channels,
+            cameras=image is not None,
+            ray_hidden=size.ray_hidden,
+            num_depths=size.num_depths,
+            depth_m=(1.0, area.x_m[1]),
+        ),
+        queries=LearnedQueries(size.learned_queries)
+        if queries == "learned"
+        else HeatmapQueries(
+            channels=size.channels,
+            grid=area,
+            bev_queries=0 if lidar is None else size.bev_queries,
+            image_queries=0
+            if image is None
+            else size.image_queries * (1 if lidar is not None else 3),
+        ),
+        head=QueryHead(
+            decoder=QueryDecoder(
+                channels=size.channels,
+                layers=size.layers,
+                heads=size.heads,
+                hidden=size.hidden,
+                dropout=size.dropout,
+            ),
+            num_classes=len(NUSCENES_CLASSES),
+            range_m=area.range_m,
+            class_prior=None if queries == "learned" else 0.01,
+        ),
+        denoising=DenoisingBuilder(
+            range_m=area.range_m,
+            num_classes=len(NUSCENES_CLASSES),
+            query_budget=size.learned_queries,
+        ),
+    )
+
+
+def grid(size: Size) -> BEVGrid:
+    """The pillars' grid."""
+    reach = (-size.half_range_m, size.half_range_m)
+    return BEVGrid(reach, reach, (-5.0, 3.0), size.voxel_m)
+
+
+def lidar_branch(size: Size) -> LidarBranch:
+    """Pillars, ConvNeXt, neck: BEV features at the stride of the neck's first stage."""
+    factors = tuple(2**i for i in range(len(size.bev_out)))
+    return LidarBranch(
+        encoder=PillarEncoder(
+            grid=grid(size), channels=size.bev_widths[0], max_pillars=size.max_pillars
+        ),
+        backbone=BEVConvNeXt(
+            depths=size.bev_depths,
+            widths=size.bev_widths,
+            out_stages=size.bev_out,
+            drop_path=size.drop_path,
+        ),
+        neck=UpsampleConcatNeck(
+            [size.bev_widths[s] for s in size.bev_out],
+            [size.neck_channels] * len(size.bev_out),
+            factors,
+        ),
+    )
+
+
+def image_branch(size: Size) -> ImageBranch:
+    """ResNet and CPFPN: image features at stride 16."""
+    backbone = ResNet(
+        depth=size.resnet_depth, out_stages=size.resnet_stages, width=size.resnet_width
+    )
+    return ImageBranch(
+        backbone=backbone,
+        neck=CPFPN(backbone.channels, size.channels),
+        grid_mask=GridMask() if size is SIZES["base"] else None,
+    )
+
+
+def optimizer_rules(name: str) -> tuple[GroupRule, ...]:
+    """Published factors for a pre-trained image branch; from scratch it learns like the rest."""
+    if name == "town":
+        return ()
+    return (
+        GroupRule("image.backbone.", lr=0.01, weight_decay=5.0),
+        GroupRule("image.neck.", lr=0.1),
+    )
+
+
+def training_samples(
+    root: DataRoot, size: Size, sensors: Sensors, seed: int, balance: bool, *, masked: bool
+) -> Samples:
+    """Training frames with the published augmentation."""
+    source = frames(root, root.train_split, size, sensors)
+    steps: list[Transform] = [MinPointsFilter(1)]
+    if masked:
+        steps.append(ModalMask())
+    reach = (-size.half_range_m, size.half_range_m)
+    steps += [
+        GlobalAugment(rotation_rad=size.rotation_rad),
+        RangeFilter(x_m=reach, y_m=reach),
+        ClassFilter(NUSCENES_CLASSES),
+        PointShuffle(),
+    ]
+    if sensors != "lidar":
+        steps.append(ImageAugment(size.image_hw, resize=size.image_resize))
+    return Samples(
+        dataset=FrameDataset(source, Compose(tuple(steps)), seed=seed),
+        collate=collate,
+        repeats=class_balanced_repeats(source.class_counts(), seed=seed) if balance else None,
+        fingerprint=source.fingerprint,
+    )
+
+
+def validation_samples(root: DataRoot, size: Size, sensors: Sensors) -> Samples:
+    """Validation frames, unchanged but for the crop of the images."""
+    source = frames(root, root.val_split, size, sensors)
+    reach = (-size.half_range_m, size.half_range_m)
+    steps: list[Transform] = [RangeFilter(x_m=reach, y_m=reach)]
+    if sensors != "lidar":
+        steps.append(ImageAugment.test(size.image_hw))
+    dataset = FrameDataset(source, Compose(tuple(steps)))
+    return Samples(
+        dataset=dataset,
+        collate=collate,
+        fingerprint=source.fingerprint,
+        tokens=source.tokens,
+    )
+
+
+def frames(root: DataRoot, split: str, size: Size, sensors: Sensors) -> NuScenesFrames:
+    """Frames of a split with what the sensors need."""
+    return NuScenesFrames(
+        root.root,
+        split,
+        num_sweeps=size.sweeps,
+        load_points=sensors != "camera",
+        load_images=sensors != "lidar",
+    )

@@ -1,0 +1,1 @@
+"""From points and images to features."""

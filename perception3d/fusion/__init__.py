@@ -1,0 +1,1 @@
+"""How features of several sensors meet."""

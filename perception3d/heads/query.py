@@ -1,0 +1,210 @@
+"""The query head of CMT: decoder, task branches, losses and decoding.
+
+Reference: arXiv 2301.01283, section 3; junjie18/CMT, ``CmtHead`` and its LiDAR-only and
+camera-only variants.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from perception3d.heads.box_code import BOX_BRANCHES, decode_boxes, decode_centers, decode_sizes
+from perception3d.heads.queries import QuerySet
+from perception3d.heads.query_decoder import QueryDecoder
+from perception3d.heads.query_denoising import Denoising
+from perception3d.heads.query_loss import QueryLoss, Targets
+from perception3d.heads.query_tasks import PackedBranch, PackedTaskHeads
+from perception3d.nn.position import inverse_sigmoid
+from perception3d.structures import Boxes3D
+
+#: Boxes whose centre lies outside are dropped when decoding (published): x, y, z minima, then
+#: maxima.
+DECODED_RANGE_M = (-61.2, -61.2, -10.0, 61.2, 61.2, 10.0)
+
+
+@dataclass(frozen=True)
+class QueryOutputs:
+    """What the head says, layer by layer (the last one is the answer).
+
+    Attributes:
+        box: (L, B, Q, 10) float32 vectors; slots as in :mod:`perception3d.heads.box_code`.
+        logits: (L, B, Q, K) float32 class logits.
+        queries: the queries it started from.
+        denoising: None outside training, and then also the two that follow.
+        denoising_box, denoising_logits: (L, B, P, 10 or K) the same of the denoising slots.
+    """
+
+    box: Tensor
+    logits: Tensor
+    queries: QuerySet
+    denoising: Denoising | None = None
+    denoising_box: Tensor | None = None
+    denoising_logits: Tensor | None = None
+
+
+class QueryHead(nn.Module):
+    """Queries look at the memory and turn into boxes.
+
+    Args:
+        decoder: transformer decoder with C channels.
+        num_classes: K.
+        range_m: x, y, z minima, then maxima, in metres: what reference coordinates 0 and 1 stand
+            for.
+        task_hidden: channels inside the branches; published 64.
+        task_kernel: taps along the query axis; see :class:`PackedTaskHeads`.
+        loss: costs, weights, normalisers.
+        max_boxes: kept per sample when decoding; published 300.
+        decoded_range_m: boxes with centres outside are dropped.
+        class_prior: initial score of every class; None keeps torch's initialisation (scores near
+            0.5), which is what the published models start from.
+    """
+
+    low: Tensor
+    extent: Tensor
+
+    def __init__(
+        self,
+        *,
+        decoder: QueryDecoder,
+        num_classes: int,
+        range_m: tuple[float, float, float, float, float, float],
+        task_hidden: int = 64,
+        task_kernel: int = 1,
+        loss: QueryLoss | None = None,
+        max_boxes: int = 300,
+        decoded_range_m: tuple[float, float, float, float, float, float] = DECODED_RANGE_M,
+        class_prior: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.tasks = PackedTaskHeads(
+            decoder.channels,
+            {**BOX_BRANCHES, "cls_logits": num_classes},
+            layers=len(decoder.layers),
+            hidden=task_hidden,
+            kernel=task_kernel,
+        )
+        if class_prior is not None:
+            bias = math.log(class_prior / (1 - class_prior))
+            classes = cast(PackedBranch, self.tasks.branches["cls_logits"])
+            nn.init.constant_(classes.output_bias, float(bias))
+        self.num_classes = num_classes
+        self.range_m = range_m
+        self.query_loss = QueryLoss() if loss is None else loss
+        self.max_boxes = max_boxes
+        self.decoded_range_m = decoded_range_m
+        low, high = torch.tensor(range_m[:3]), torch.tensor(range_m[3:])
+        self.register_buffer("low", low, persistent=False)
+        self.register_buffer("extent", high - low, persistent=False)
+
+    def forward(
+        self,
+        memory: Tensor,
+        memory_position: Tensor,
+        queries: QuerySet,
+        query_position: Callable[[Tensor], Tensor],
+        denoising: Denoising | None = None,
+    ) -> QueryOutputs:
+        """Decode queries.
+
+        Args:
+            memory, memory_position: (B, N, C) tokens and their position codes.
+            queries: reference points and content.
+            query_position: position codes (B, R, C) of reference points (B, R, 3).
+            denoising: extra queries, put before the others.
+
+        Returns:
+            Outputs of all layers.
+        """
+        reference, content, blocked = queries.reference, queries.content, None
+        slots = 0
+        if denoising is not None:
+            slots = denoising.num_slots
+            reference = torch.cat((denoising.reference.to(reference), reference), dim=1)
+            blocked = denoising.blocked(queries.reference.shape[1])
+            if content is not None:
+                content = torch.cat(
+                    (content.new_zeros(len(content), slots, content.shape[-1]), content), dim=1
+                )
+        features = self.decoder(
+            content, query_position(reference), memory, memory_position, blocked=blocked
+        )
+        box, logits = self.boxes(features, reference)
+        if denoising is None:
+            return QueryOutputs(box, logits, queries)
+        return QueryOutputs(
+            box[:, :, slots:],
+            logits[:, :, slots:],
+            queries,
+            denoising,
+            box[:, :, :slots],
+            logits[:, :, :slots],
+        )
+
+    def boxes(self, features: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+        """Box vectors and class logits, float32.
+
+        The same reference point is added at every layer: no iterative refinement.
+
+        Args:
+            features: (L, B, R, C) decoder outputs.
+            reference: (B, R, 3) in [0, 1].
+
+        Returns:
+            (L, B, R, 10) and (L, B, R, K).
+        """
+        raw = self.tasks(features)
+        with torch.autocast(features.device.type, enabled=False):
+            anchor = inverse_sigmoid(reference.float())
+            position = torch.cat((raw["center"], raw["height"]), dim=-1) + anchor
+            raw["center"], raw["height"] = (position.sigmoid() * self.extent + self.low).split(
+                (2, 1), dim=-1
+            )
+            return torch.cat([raw[name] for name in BOX_BRANCHES], dim=-1), raw["cls_logits"]
+
+    def loss(self, outputs: QueryOutputs, boxes: Sequence[Boxes3D]) -> dict[str, Tensor]:
+        """Terms by name, see :class:`QueryLoss`; ``boxes`` hold one set a sample."""
+        targets = Targets.of(boxes, self.num_classes)
+        return self.query_loss(
+            outputs.box,
+            outputs.logits,
+            targets,
+            outputs.denoising,
+            outputs.denoising_box,
+            outputs.denoising_logits,
+        )
+
+    @torch.no_grad()
+    def decode(self, outputs: QueryOutputs) -> list[tuple[Boxes3D, Tensor]]:
+        """Boxes and scores (n,) of every sample by falling score, on the CPU.
+
+        The last layer's best ``max_boxes`` pairs of query and class; one query may appear with
+        several classes. No score threshold and no suppression. Dropped: centres outside the
+        decoded range, and (a guard: published heads have none) vectors that are not finite or
+        whose size overflows.
+        """
+        results = []
+        for box, logits in zip(outputs.box[-1].cpu(), outputs.logits[-1].float().sigmoid().cpu()):
+            score, flat = logits.flatten().topk(min(self.max_boxes, logits.numel()))
+            vector = box[flat // self.num_classes].float()
+            keep = self._decodable(vector) & torch.isfinite(score)
+            boxes = decode_boxes(vector[keep], (flat % self.num_classes)[keep])
+            results.append((boxes, score[keep]))
+        return results
+
+    def _decodable(self, vector: Tensor) -> Tensor:
+        low, high = vector.new_tensor(self.decoded_range_m).split(3)
+        center = decode_centers(vector)
+        size = decode_sizes(vector)
+        inside = ((center >= low) & (center <= high)).all(dim=-1)
+        return (
+            inside
+            & torch.isfinite(vector).all(dim=-1)
+            & (torch.isfinite(size) & (size > 0)).all(dim=-1)
+        )

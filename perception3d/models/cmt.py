@@ -1,0 +1,219 @@
+"""CMT: queries with 3-D reference points look at LiDAR and image tokens side by side.
+
+Reference: Cross Modal Transformer: Towards Fast and Robust 3D Object Detection, arXiv 2301.01283
+(ICCV 2023), figure 2; junjie18/CMT for what the paper leaves open.
+
+    points -> pillars -> BEV backbone -> neck -> shared conv -> BEV tokens   + plane code --+
+    images -> normalise -> backbone -> neck ----------------> image tokens + ray code  ---+-> memory
+    reference points -> plane code + ray code -> position of queries                         |
+    queries (and denoising queries in training) ------------> decoder <----------------------+
+                                                                 +--> task branches of every layer
+                                                                 -> boxes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from perception3d.backbones.image_input import GridMask, ImageNormalize
+from perception3d.fusion.tokens import Cameras, CrossModalTokens
+from perception3d.heads.queries import QuerySource
+from perception3d.heads.query import QueryHead, QueryOutputs
+from perception3d.heads.query_denoising import Denoising, DenoisingBuilder
+from perception3d.structures import (
+    Batch,
+    BEVFeatures,
+    BEVGrid,
+    ImageFeatures,
+    Pillars,
+    Prediction,
+)
+
+
+class PointEncoder(Protocol):
+    """Ragged points to occupied cells of ``grid``."""
+
+    grid: BEVGrid
+
+    def __call__(self, points: Tensor, offsets: Tensor) -> Pillars:
+        """(P, 5) points and (B + 1,) offsets to cells."""
+        ...
+
+
+class LidarBranch(nn.Module):
+    """Points -> pillars -> canvas -> BEV backbone -> neck.
+
+    Args:
+        encoder: points to pillars.
+        backbone: canvas to maps; declares ``strides``.
+        neck: maps to one map; declares ``factors`` (upsampling of each map) and ``channels``.
+
+    Attributes:
+        channels, grid: of the output.
+    """
+
+    def __init__(self, *, encoder: PointEncoder, backbone: nn.Module, neck: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.backbone = backbone
+        self.neck = neck
+        strides: Sequence[int] = backbone.strides  # type: ignore[assignment]
+        factors: Sequence[int] = neck.factors  # type: ignore[assignment]
+        out = {stride / factor for stride, factor in zip(strides, factors)}
+        if len(strides) != len(factors) or len(out) != 1:
+            raise ValueError(
+                f"the neck's factors {tuple(factors)} do not bring the backbone's strides "
+                f"{tuple(strides)} to one stride"
+            )
+        encoder.grid.stride(max(strides))  # raises if a stage would cut off rows or columns
+        self.grid = encoder.grid.stride(int(out.pop()))
+        self.channels = int(neck.channels)  # type: ignore[arg-type]
+
+    def forward(self, points: Tensor, offsets: Tensor) -> BEVFeatures:
+        """(P, 5) points and (B + 1,) offsets -> (B, channels, ny, nx) on ``grid``."""
+        canvas = self.encoder(points, offsets).dense()
+        return BEVFeatures(self.neck(self.backbone(canvas)), self.grid)
+
+
+class ImageBranch(nn.Module):
+    """Pixels -> normalised -> backbone -> neck; the neck's finest map is the output.
+
+    Args:
+        backbone: declares ``strides``, finest first.
+        neck: maps to maps; declares ``channels``.
+        normalize: pixels to network input.
+        grid_mask: None for none (published: fusion has it, the camera-only model does not).
+
+    Attributes:
+        channels, stride: of the output.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        neck: nn.Module,
+        normalize: ImageNormalize | None = None,
+        grid_mask: GridMask | None = None,
+    ) -> None:
+        super().__init__()
+        self.normalize = ImageNormalize() if normalize is None else normalize
+        self.grid_mask = grid_mask
+        self.backbone = backbone
+        self.neck = neck
+        self.channels = int(neck.channels)  # type: ignore[arg-type]
+        self.stride = int(backbone.strides[0])  # type: ignore[index]
+
+    def forward(self, images: Tensor) -> tuple[ImageFeatures, tuple[int, int]]:
+        """(B, V, 3, H, W) uint8 -> features (B, V, channels, h, w), and the padded (H, W)."""
+        batch, views = images.shape[:2]
+        x = self.normalize(images.flatten(0, 1))
+        if self.grid_mask is not None:
+            x = self.grid_mask(x)
+        # Channels-last is what convolution kernels like, on the CPU and on tensor cores.
+        finest = self.neck(self.backbone(x.contiguous(memory_format=torch.channels_last)))[0]
+        image_hw = (x.shape[-2], x.shape[-1])
+        return ImageFeatures(finest.unflatten(0, (batch, views)), self.stride), image_hw
+
+
+class CMT(nn.Module):
+    """The detector; which sensors it has follows from which branches are given.
+
+    A model with both branches also runs on batches with one of them (``batch.points`` or
+    ``batch.images`` None): that sensor's tokens are absent then. (Masked-modal training, where
+    tokens stay and the sensor's values are zero, is a transform of the data.)
+
+    Args:
+        lidar: None for a camera-only model.
+        image: None for a LiDAR-only model.
+        tokens: memory and position codes, built for the same sensors.
+        queries: where queries come from (:class:`perception3d.heads.queries.QuerySource`).
+        head: decoder, branches, losses.
+        denoising: None trains without denoising queries.
+    """
+
+    def __init__(
+        self,
+        *,
+        lidar: LidarBranch | None,
+        image: ImageBranch | None,
+        tokens: CrossModalTokens,
+        queries: nn.Module,
+        head: QueryHead,
+        denoising: DenoisingBuilder | None = None,
+    ) -> None:
+        super().__init__()
+        if lidar is None and image is None:
+            raise ValueError("CMT needs a LiDAR branch, an image branch or both; found neither")
+        if (lidar is None) != (tokens.shared_conv is None) or (image is None) != (
+            tokens.ray is None
+        ):
+            raise ValueError("tokens must be built for the same sensors as the branches")
+        if tokens.range_m != head.range_m or tokens.channels != head.decoder.channels:
+            raise ValueError(
+                f"tokens ({tokens.channels} channels, range {tokens.range_m}) and head "
+                f"({head.decoder.channels} channels, range {head.range_m}) must agree"
+            )
+        if denoising is not None and denoising.range_m != head.range_m:
+            raise ValueError(
+                f"denoising range {denoising.range_m} and head range {head.range_m} must agree"
+            )
+        self.lidar = lidar
+        self.image = image
+        self.tokens = tokens
+        self.queries = queries
+        self.head = head
+        self.build_denoising = denoising
+
+    def denoising(self, batch: Batch) -> Denoising | None:
+        """Denoising queries of a training batch; None if there are none to make."""
+        if self.build_denoising is None or batch.boxes is None:
+            return None
+        return self.build_denoising(batch.boxes)
+
+    def forward(self, batch: Batch, denoising: Denoising | None = None) -> QueryOutputs:
+        """Outputs of all decoder layers.
+
+        Raises:
+            ValueError: the batch has none of the sensors of this model.
+        """
+        bev, images, cameras = None, None, None
+        if self.lidar is not None and batch.points is not None and batch.offsets is not None:
+            bev = self.tokens.share(self.lidar(batch.points, batch.offsets))
+        if self.image is not None and batch.images is not None and batch.rig is not None:
+            images, image_hw = self.image(batch.images)
+            cameras = Cameras(batch.rig.ref_to_image(), image_hw)
+        memory = self.tokens.memory(bev, images, cameras)
+        return self.head(
+            memory.data,
+            memory.position,
+            self.queries(bev, images, batch),
+            lambda reference: self.tokens.query_position(reference, cameras),
+            denoising,
+        )
+
+    def loss(self, outputs: QueryOutputs, batch: Batch) -> dict[str, dict[str, Tensor]]:
+        """Loss terms, weighted, by task ("detection") and name; their sum is to be minimised."""
+        if batch.boxes is None:
+            raise ValueError("the loss needs Batch.boxes; this batch has no ground truth")
+        terms = self.head.loss(outputs, batch.boxes)
+        source = cast(QuerySource, self.queries)
+        return {"detection": terms | source.loss(outputs.queries, batch)}
+
+    def predict(self, outputs: QueryOutputs, batch: Batch) -> list[Prediction]:
+        """Boxes of the last layer, by falling score, on the CPU."""
+        decoded = self.head.decode(outputs)
+        return [
+            Prediction(
+                token=batch.tokens[i],
+                boxes=boxes,
+                score=score,
+                global_SE3_ref=batch.global_SE3_ref[i],
+                ego_SE3_ref=batch.ego_SE3_ref[i],
+            )
+            for i, (boxes, score) in enumerate(decoded)
+        ]

@@ -1,0 +1,1 @@
+"""Blocks without an opinion: norms, attention, position codes, pyramid necks."""

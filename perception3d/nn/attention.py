@@ -1,0 +1,99 @@
+"""Multi-head attention on torch's fused kernels."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import linear, scaled_dot_product_attention
+
+_log = logging.getLogger(__name__)
+
+
+class MultiHeadAttention(nn.Module):
+    """Attention with parameters and mathematics of ``torch.nn.MultiheadAttention``, batch first.
+
+    The core runs in ``scaled_dot_product_attention``, so no (queries x keys) matrix is stored
+    where a fused kernel exists. Query, key and value may come from different tensors, as position
+    codes require.
+
+    Args:
+        channels: C, of queries, keys, values and output.
+        heads: number of heads; divides C.
+        dropout: on the attention weights, in training.
+    """
+
+    def __init__(self, channels: int, heads: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        if channels % heads:
+            raise ValueError(f"{heads} heads do not divide {channels} channels")
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * channels, channels))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * channels))
+        self.out_proj = nn.Linear(channels, channels)
+        self.heads = heads
+        self.dropout = dropout
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, *, blocked: Tensor | None = None
+    ) -> Tensor:
+        """Attention of N queries over M keys.
+
+        Args:
+            query: (B, N, C).
+            key, value: (B, M, C).
+            blocked: (N, M) bool, True where a query must not see a key.
+
+        Returns:
+            (B, N, C).
+        """
+        w_q, w_k, w_v = self.in_proj_weight.chunk(3)
+        b_q, b_k, b_v = self.in_proj_bias.chunk(3)
+        q = self._split(linear(query, w_q, b_q))
+        k = self._split(linear(key, w_k, b_k))
+        v = self._split(linear(value, w_v, b_v))
+        mixed = scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=None if blocked is None else ~blocked,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+def log_attention_backends(
+    *, channels: int, heads: int, device: torch.device, dtype: torch.dtype
+) -> list[str]:
+    """Find out, by trying, which exact kernels attention can use here; log and return their names.
+
+    Args:
+        channels, heads: as in :class:`MultiHeadAttention`.
+        device, dtype: where and in which precision attention will run.
+
+    Returns:
+        Names among "flash", "efficient", "cudnn", "math"; torch picks the first that fits a call.
+    """
+    backends = {
+        "flash": SDPBackend.FLASH_ATTENTION,
+        "efficient": SDPBackend.EFFICIENT_ATTENTION,
+        "cudnn": SDPBackend.CUDNN_ATTENTION,
+        "math": SDPBackend.MATH,
+    }
+    probe = torch.zeros(1, heads, 16, channels // heads, device=device, dtype=dtype)
+    available = []
+    for name, backend in backends.items():
+        try:
+            with sdpa_kernel(backend), torch.no_grad():
+                scaled_dot_product_attention(probe, probe, probe)
+            available.append(name)
+        except RuntimeError:
+            continue
+    _log.info("attention on %s in %s: %s", device, dtype, ", ".join(available))
+    return available
