@@ -19,7 +19,7 @@ from typing import Literal
 from torch import nn
 
 from perception3d.backbones.bev_convnext import BEVConvNeXt
-from perception3d.backbones.image_input import GridMask
+from perception3d.backbones.image_input import GridMask, ImageNormalize
 from perception3d.backbones.image_resnet import ResNet
 from perception3d.backbones.pillars import PillarEncoder
 from perception3d.datasets.augment import GlobalAugment, ImageAugment
@@ -77,6 +77,7 @@ class Size:
     learned_queries: int
     bev_queries: int
     image_queries: int
+    denoising_queries: int
     ray_hidden: int
     num_depths: int
     sweeps: int
@@ -87,18 +88,20 @@ class Size:
     rotation_rad: float
     drop_path: float
     dropout: float
+    grid_mask: bool
 
 
 SIZES = {
     "town": Size(
-        half_range_m=51.2, voxel_m=0.8, max_pillars=(12000, 12000),
+        half_range_m=40.0, voxel_m=0.8, max_pillars=(10000, 10000),
         bev_depths=(1, 2, 2), bev_widths=(32, 64, 128), bev_out=(1, 2), neck_channels=64,
         image_hw=(224, 400), image_resize=(0.94, 1.1),
         resnet_depth=18, resnet_width=16, resnet_stages=(2, 3),
         channels=128, heads=4, hidden=256, layers=2,
-        learned_queries=200, bev_queries=150, image_queries=50, ray_hidden=256, num_depths=32,
+        learned_queries=200, bev_queries=150, image_queries=50, denoising_queries=120,
+        ray_hidden=256, num_depths=32,
         sweeps=5, batch_size=4, lr=1e-4, peak_ratio=8.0, epochs=12,
-        rotation_rad=0.785, drop_path=0.0, dropout=0.0,
+        rotation_rad=0.785, drop_path=0.0, dropout=0.0, grid_mask=False,
     ),
     "base": Size(
         half_range_m=54.0, voxel_m=0.15, max_pillars=(60000, 60000),
@@ -107,9 +110,10 @@ SIZES = {
         image_hw=(320, 800), image_resize=(0.47, 0.625),
         resnet_depth=50, resnet_width=64, resnet_stages=(2, 3),
         channels=256, heads=8, hidden=1024, layers=6,
-        learned_queries=900, bev_queries=200, image_queries=100, ray_hidden=1024, num_depths=64,
-        sweeps=10, batch_size=4, lr=1.4e-4, peak_ratio=6.0, epochs=20,
-        rotation_rad=0.785, drop_path=0.4, dropout=0.1,
+        learned_queries=900, bev_queries=200, image_queries=100, denoising_queries=900,
+        ray_hidden=1024, num_depths=64,
+        sweeps=11, batch_size=4, lr=1.4e-4, peak_ratio=6.0, epochs=20,
+        rotation_rad=0.785, drop_path=0.4, dropout=0.1, grid_mask=True,
     ),
 }  # fmt: skip
 
@@ -161,7 +165,7 @@ def experiment(
         precision: fp32, bf16 or fp16.
         workers: loader processes.
         evaluate_every: epochs between evaluations; 0 evaluates after the last epoch only.
-        weights: start from these weights.
+        weights: start from these weights; the image branch then learns slowly, as published.
         seed: of weights, order, augmentation and noise.
     """
     root = locate(data)
@@ -181,10 +185,14 @@ def experiment(
     source = partial(training_samples, root, chosen, sensors, seed, balance_classes)
     return Experiment(
         name=f"cmt_{sensors}_{name}",
-        model=partial(model, chosen, sensors, queries),
+        model=partial(model, chosen, sensors, queries, pretrained=weights is not None),
         train=partial(source, masked=masked),
         val=partial(validation_samples, root, chosen, sensors),
-        optimizer=AdamWSettings(lr=chosen.lr, weight_decay=0.01, rules=optimizer_rules(name)),
+        optimizer=AdamWSettings(
+            lr=chosen.lr,
+            weight_decay=0.01,
+            rules=optimizer_rules(sensors, pretrained=weights is not None),
+        ),
         schedule=CyclicSchedule(peak_ratio=chosen.peak_ratio),
         phases=(Phase(first_epoch=-1, train=partial(source, masked=False)),) if masked else (),
         epochs=chosen.epochs,
@@ -202,10 +210,14 @@ def experiment(
     )
 
 
-def model(size: Size, sensors: Sensors, queries: str) -> nn.Module:
-    """The detector of a size."""
+def model(size: Size, sensors: Sensors, queries: str, *, pretrained: bool = False) -> nn.Module:
+    """The detector of a size; a pre-trained image backbone keeps its batch statistics."""
     lidar = None if sensors == "camera" else lidar_branch(size)
-    image = None if sensors == "lidar" else image_branch(size)
+    image = None
+    if sensors != "lidar":
+        image = image_branch(
+            size, grid_mask=size.grid_mask and lidar is not None, frozen=pretrained
+        )
     area = grid(size)
     return CMT(
         lidar=lidar,
@@ -244,7 +256,7 @@ def model(size: Size, sensors: Sensors, queries: str) -> nn.Module:
         denoising=DenoisingBuilder(
             range_m=area.range_m,
             num_classes=len(NUSCENES_CLASSES),
-            query_budget=size.learned_queries,
+            query_budget=size.denoising_queries,
         ),
     )
 
@@ -276,21 +288,26 @@ def lidar_branch(size: Size) -> LidarBranch:
     )
 
 
-def image_branch(size: Size) -> ImageBranch:
+def image_branch(size: Size, *, grid_mask: bool, frozen: bool) -> ImageBranch:
     """ResNet and CPFPN: image features at stride 16."""
     backbone = ResNet(
-        depth=size.resnet_depth, out_stages=size.resnet_stages, width=size.resnet_width
+        depth=size.resnet_depth,
+        out_stages=size.resnet_stages,
+        width=size.resnet_width,
+        norm_eval=frozen,
     )
     return ImageBranch(
         backbone=backbone,
         neck=CPFPN(backbone.channels, size.channels),
-        grid_mask=GridMask() if size is SIZES["base"] else None,
+        # Neither size needs padding: a stride-16 map is all that the head sees.
+        normalize=ImageNormalize(multiple=16),
+        grid_mask=GridMask() if grid_mask else None,
     )
 
 
-def optimizer_rules(name: str) -> tuple[GroupRule, ...]:
-    """Published factors for a pre-trained image branch; from scratch it learns like the rest."""
-    if name == "town":
+def optimizer_rules(sensors: Sensors, *, pretrained: bool) -> tuple[GroupRule, ...]:
+    """Published factors of a pre-trained image branch; from scratch it learns like the rest."""
+    if sensors == "lidar" or not pretrained:
         return ()
     return (
         GroupRule("image.backbone.", lr=0.01, weight_decay=5.0),

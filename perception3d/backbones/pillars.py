@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
+from perception3d_ops.hard_voxels import HardVoxels, hard_voxels
 from torch import Tensor, nn
 
-from perception3d.backbones.hard_voxels import HardVoxels, hard_voxels
 from perception3d.backbones.pillar_pool import pooled_linear
 from perception3d.structures import BEVGrid, Pillars
 

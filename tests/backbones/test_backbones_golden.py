@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from perception3d_ops.hard_voxels import HardVoxels, hard_voxels
 from torch import Tensor
 
 from perception3d.backbones.bev_convnext import BEVConvNeXt
-from perception3d.backbones.hard_voxels import HardVoxels, hard_voxels
 from perception3d.backbones.image_resnet import ResNet
 from perception3d.backbones.pillars import (
     PillarEncoder,

@@ -6,9 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from perception3d_ops.hard_voxels import hard_voxels
 from torch import Tensor
-
-from perception3d.backbones.hard_voxels import hard_voxels
 
 RANGE_M = (-2.0, -1.0, 0.0, 2.0, 1.0, 1.0)
 CELL_M = (1.0, 0.5, 0.5)
