@@ -1,1 +1,1 @@
-"""Lists that travel with the package: the scenes of every split. Data sets themselves stay outside."""
+"""Lists that travel with the package: the scenes of every split. Data sets stay outside."""

@@ -3,8 +3,8 @@
     python tools/overfit.py FRAME.json [--steps 400] [--out work_dirs/overfit]
 
 A mirrored axis, a turned box or a wrong pose cannot hide here: the model sees real points and
-pixels, and its boxes are drawn over them beside the truth. FRAME.json is one frame of mmdetection3d's
-info format (version 2) as JSON, with the sensor files beside it.
+pixels, and its boxes are drawn over them beside the truth. FRAME.json is one frame of
+mmdetection3d's info format (version 2) as JSON, with the sensor files beside it.
 """
 
 from __future__ import annotations

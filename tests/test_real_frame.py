@@ -1,0 +1,22 @@
+"""CMT on one real key frame finds its boxes again: no axis is mirrored, no pose is wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+def test_overfitting_a_real_frame_recovers_its_boxes(realdata: Path, tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("overfit", ROOT / "tools" / "overfit.py")
+    assert spec is not None and spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    result = tool.overfit(realdata / "nuscenes_frame" / "frame.json", steps=200, out=tmp_path)
+    assert result.total > 30
+    assert result.found >= 0.9 * result.total, str(result)
+    assert (tmp_path / "cameras.png").is_file()
