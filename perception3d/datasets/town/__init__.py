@@ -1,0 +1,1 @@
+"""A generated driving world, written in the format of real data sets: world, sensors, tables."""

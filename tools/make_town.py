@@ -1,0 +1,59 @@
+"""Make a town: a generated driving world in nuScenes v1.0 format.
+
+    python tools/make_town.py --out data/town
+    python tools/make_town.py --out /big/disk/town --train-scenes 64 --val-scenes 16
+    --scene-length-s 20 --image-scale 0.5
+
+The same flags give the same bytes. Interrupted, the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from perception3d.datasets.town.build import build_town
+from perception3d.datasets.town.settings import TownSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(TownSettings):
+    """Make a town in nuScenes v1.0 format.
+
+    Attributes:
+        out: folder of the data set.
+        processes: parallel processes, 0 = one a core.
+    """
+
+    out: Path = Path("data/town")
+    processes: int = 0
+
+
+def main() -> int:
+    """Run; returns the exit status."""
+    arguments = tyro.cli(Arguments, description=__doc__)
+    knobs = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(TownSettings)}
+    try:
+        counts = build_town(
+            arguments.out, TownSettings(**knobs), processes=arguments.processes or None, report=_say
+        )
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for split, classes in counts.items():
+        print(f"{split}: " + ", ".join(f"{name} {count}" for name, count in classes.items()))
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
