@@ -21,7 +21,7 @@ from torch import nn
 from perception3d.backbones.bev_convnext import BEVConvNeXt
 from perception3d.backbones.image_input import GridMask, ImageNormalize
 from perception3d.backbones.image_resnet import ResNet
-from perception3d.backbones.pillars import PillarEncoder
+from perception3d.backbones.pillars import PillarEncoder, natural_units
 from perception3d.datasets.augment import GlobalAugment, ImageAugment
 from perception3d.datasets.collate import collate
 from perception3d.datasets.locate import DataRoot, locate
@@ -61,6 +61,9 @@ class Size:
     half_range_m: float
     voxel_m: float
     max_pillars: tuple[int, int]
+    max_points: int
+    pooling: str
+    natural_units: bool
     bev_depths: tuple[int, ...]
     bev_widths: tuple[int, ...]
     bev_out: tuple[int, ...]
@@ -78,6 +81,8 @@ class Size:
     bev_queries: int
     image_queries: int
     denoising_queries: int
+    heat_weight: float = 10.0
+    guess_weight: float = 5.0
     ray_hidden: int
     num_depths: int
     sweeps: int
@@ -86,6 +91,7 @@ class Size:
     peak_ratio: float
     epochs: int
     rotation_rad: float
+    flip_back: float
     drop_path: float
     dropout: float
     grid_mask: bool
@@ -94,6 +100,7 @@ class Size:
 SIZES = {
     "town": Size(
         half_range_m=40.0, voxel_m=0.8, max_pillars=(10000, 10000),
+        max_points=20, pooling="maxavg", natural_units=True,
         bev_depths=(1, 2, 2), bev_widths=(32, 64, 128), bev_out=(1, 2), neck_channels=64,
         image_hw=(224, 400), image_resize=(0.94, 1.1),
         resnet_depth=18, resnet_width=16, resnet_stages=(2, 3),
@@ -101,10 +108,11 @@ SIZES = {
         learned_queries=200, bev_queries=150, image_queries=50, denoising_queries=120,
         ray_hidden=256, num_depths=32,
         sweeps=5, batch_size=4, lr=1e-4, peak_ratio=8.0, epochs=12,
-        rotation_rad=0.785, drop_path=0.0, dropout=0.0, grid_mask=False,
+        rotation_rad=0.785, flip_back=0.5, drop_path=0.0, dropout=0.0, grid_mask=False,
     ),
     "base": Size(
         half_range_m=54.0, voxel_m=0.15, max_pillars=(60000, 60000),
+        max_points=20, pooling="maxavg", natural_units=False,
         bev_depths=(2, 2, 1, 1, 1), bev_widths=(48, 96, 96, 96, 96), bev_out=(2, 3, 4),
         neck_channels=96,
         image_hw=(320, 800), image_resize=(0.47, 0.625),
@@ -113,7 +121,7 @@ SIZES = {
         learned_queries=900, bev_queries=200, image_queries=100, denoising_queries=900,
         ray_hidden=1024, num_depths=64,
         sweeps=11, batch_size=4, lr=1.4e-4, peak_ratio=6.0, epochs=20,
-        rotation_rad=0.785, drop_path=0.4, dropout=0.1, grid_mask=True,
+        rotation_rad=0.785, flip_back=0.5, drop_path=0.4, dropout=0.1, grid_mask=True,
     ),
 }  # fmt: skip
 
@@ -236,6 +244,8 @@ def model(size: Size, sensors: Sensors, queries: str, *, pretrained: bool = Fals
         else HeatmapQueries(
             channels=size.channels,
             grid=area,
+            heat_weight=size.heat_weight,
+            guess_weight=size.guess_weight,
             bev_queries=0 if lidar is None else size.bev_queries,
             image_queries=0
             if image is None
@@ -272,7 +282,12 @@ def lidar_branch(size: Size) -> LidarBranch:
     factors = tuple(2**i for i in range(len(size.bev_out)))
     return LidarBranch(
         encoder=PillarEncoder(
-            grid=grid(size), channels=size.bev_widths[0], max_pillars=size.max_pillars
+            grid=grid(size),
+            channels=size.bev_widths[0],
+            max_points=size.max_points,
+            max_pillars=size.max_pillars,
+            pooling=size.pooling,
+            units=natural_units(grid(size)) if size.natural_units else None,
         ),
         backbone=BEVConvNeXt(
             depths=size.bev_depths,
@@ -325,7 +340,7 @@ def training_samples(
         steps.append(ModalMask())
     reach = (-size.half_range_m, size.half_range_m)
     steps += [
-        GlobalAugment(rotation_rad=size.rotation_rad),
+        GlobalAugment(rotation_rad=size.rotation_rad, flip_y_probability=size.flip_back),
         RangeFilter(x_m=reach, y_m=reach),
         ClassFilter(NUSCENES_CLASSES),
         PointShuffle(),

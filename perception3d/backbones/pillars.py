@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from perception3d_ops.hard_voxels import HardVoxels, hard_voxels
 from torch import Tensor, nn
@@ -34,7 +36,13 @@ class PillarEncoder(nn.Module):
         eps, momentum: of the batch norm; published 1e-3 and 0.01.
         pooling: "maxavg", the published mean of both, or one of them, "max" or "avg", for
             ablations.
+        units: 11 numbers that the decorated channels are divided by, kept with the weights; None is
+            published: metres and raw intensities as they come. There, places of tens of metres and
+            intensities up to 255 drown the decimetres inside a pillar, and a short training learns
+            no shapes; :func:`natural_units` brings all channels to the order of one.
     """
+
+    units: Tensor | None
 
     def __init__(
         self,
@@ -46,6 +54,7 @@ class PillarEncoder(nn.Module):
         eps: float = 1e-3,
         momentum: float = 0.01,
         pooling: str = "maxavg",
+        units: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         if pooling not in POOLINGS:
@@ -57,6 +66,9 @@ class PillarEncoder(nn.Module):
         self.max_points = max_points
         self.max_pillars = max_pillars
         self.pooling = pooling
+        if units is not None and len(units) != DECORATED_CHANNELS:
+            raise ValueError(f"units must be {DECORATED_CHANNELS} numbers; found {len(units)}")
+        self.register_buffer("units", None if units is None else torch.tensor(units))
 
     def forward(self, points: Tensor, offsets: Tensor) -> Pillars:
         """Encode a ragged batch.
@@ -81,6 +93,8 @@ class PillarEncoder(nn.Module):
                 max_voxels=self.max_pillars[0 if self.training else 1],
             )
             decorated = decorate(points[voxels.point], voxels, grid)
+            if self.units is not None:
+                decorated = decorated / self.units
             features = self.pool(decorated, voxels.voxel, voxels.count)
         return Pillars(voxels.index[:, [0, 2, 3]], features, grid, len(offsets) - 1)
 
@@ -155,6 +169,13 @@ def decorate(points: Tensor, voxels: HardVoxels, grid: BEVGrid) -> Tensor:
         (points, xyz - mean[voxels.voxel], xyz - pillar_centers(voxels.index, grid)[voxels.voxel]),
         1,
     )
+
+
+def natural_units(grid: BEVGrid) -> tuple[float, ...]:
+    """Sizes of the decorated channels on a grid, about one standard deviation each."""
+    reach, half_cell = (grid.x_m[1] - grid.x_m[0]) / 4, grid.cell_m / 2
+    point = (reach, reach, 1.5, 30.0, 0.25)
+    return (*point, half_cell, half_cell, 0.5, half_cell, half_cell, 1.5)
 
 
 def pillar_centers(index: Tensor, grid: BEVGrid) -> Tensor:

@@ -1,10 +1,11 @@
-"""Queries from heat maps: class peaks on the BEV features and in the images become reference
-points.
+"""Queries from heat maps: class peaks on BEV and image features become reference points.
 
 TransFusion (arXiv 2203.11496, section 3.2) starts its decoder from the peaks of a dense class heat
 map instead of a learned table, and trains in a fraction of the steps. Here the same is done on the
 LiDAR features and, with a depth beside the class, on the image features; with both sensors the
-decoder gets the union.
+decoder gets the union. Beside each peak stands a first guess (on the BEV map a whole box, as in
+CenterPoint, arXiv 2006.11275; in an image the place and depth of the centre), so that reference
+points are finer than cells and the features are taught what the decoder will ask of them.
 """
 
 from __future__ import annotations
@@ -14,19 +15,24 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
 from perception3d.geometry import pixel_rays
-from perception3d.heads.heatmap_targets import bev_heat_target, image_targets
+from perception3d.heads.heatmap_targets import (
+    BOX_GUESS,
+    BevTargets,
+    bev_targets,
+    image_targets,
+)
 from perception3d.heads.queries import QuerySet
 from perception3d.losses.focal import gaussian_focal_loss
 from perception3d.structures import Batch, BEVFeatures, BEVGrid, ImageFeatures
 
-#: Initial score of every cell: sigmoid(-2.19) is about 0.1, so that background does not dominate
-#: (CenterNet).
+#: Initial score of every cell: sigmoid(-2.19) is about 0.1, so that background does not dominate.
 HEAT_BIAS = -2.19
 #: Focal length to which depths refer: images of any scale and lens share one regression.
 REFERENCE_FOCAL_PX = 300.0
-#: exp(this) is the depth in metres, at the reference focal length, that an untrained network
-#: predicts.
+#: exp(this) is the depth in metres, at the reference focal length, that training starts from.
 INITIAL_LOG_DEPTH = 3.0
+#: Weight of the guessed velocity beside the other numbers of a box.
+VELOCITY_WEIGHT = 0.2
 
 
 class HeatmapQueries(nn.Module):
@@ -36,15 +42,15 @@ class HeatmapQueries(nn.Module):
         channels: C of both feature maps and of the content.
         grid: extent to which reference points are normalised.
         num_classes: K.
-        hidden: channels inside the heat and depth branches.
+        hidden: channels inside the branches.
         bev_queries: peaks taken from the BEV map; 0 leaves the BEV branch out.
         image_queries: peaks taken from all images of a sample together; 0 leaves the branch out.
-        small_labels: classes smaller than a cell, whose neighbours may all be peaks (no 3x3
-        suppression). min_radius_cells: least Gaussian radius of a BEV target.
-        bev_weight, heat_weight, depth_weight: weights of the three loss terms.
-        lidar_depth_weight: weight of the depth of LiDAR points beside that of box centres, within
-        the
-            depth term.
+        small_labels: classes smaller than a cell, whose neighbours may all be peaks.
+        min_radius_cells: least Gaussian radius of a BEV target.
+        heat_weight, guess_weight: weights of the heat maps' and the guesses' terms. The decoder's
+            box losses are in metres and send gradients tens of times as large into the features:
+            with weights of 1 the heat maps hardly learn (LOG.md).
+        lidar_depth_weight: weight of the depth of LiDAR points beside that of box centres.
     """
 
     def __init__(
@@ -58,9 +64,8 @@ class HeatmapQueries(nn.Module):
         image_queries: int = 0,
         small_labels: tuple[int, ...] = (5, 8, 9),
         min_radius_cells: int = 1,
-        bev_weight: float = 1.0,
-        heat_weight: float = 1.0,
-        depth_weight: float = 1.0,
+        heat_weight: float = 10.0,
+        guess_weight: float = 5.0,
         lidar_depth_weight: float = 0.2,
     ) -> None:
         super().__init__()
@@ -68,19 +73,19 @@ class HeatmapQueries(nn.Module):
             raise ValueError(
                 "HeatmapQueries needs at least one BEV or image query; both counts are 0"
             )
-        self.grid, self.num_classes = grid, num_classes
+        self.grid = grid
         self.bev_queries, self.image_queries = bev_queries, image_queries
         self.small_labels, self.min_radius_cells = small_labels, min_radius_cells
-        self.bev_weight, self.heat_weight = bev_weight, heat_weight
-        self.depth_weight, self.lidar_depth_weight = depth_weight, lidar_depth_weight
+        self.heat_weight, self.guess_weight = heat_weight, guess_weight
+        self.lidar_depth_weight = lidar_depth_weight
         self.class_content = nn.Embedding(num_classes, channels)
-        # A BEV peak has no height; each class learns where on average its centres lie.
-        self.class_height = nn.Parameter(torch.full((num_classes,), 0.5))
+        nn.init.normal_(self.class_content.weight, std=0.1)
         if bev_queries:
-            self.bev_heat = _dense_branch(channels, hidden, num_classes, HEAT_BIAS)
+            self.bev = PeakBranch(channels, hidden, num_classes, len(BOX_GUESS))
+            self.box_content = nn.Linear(len(BOX_GUESS), channels)
         if image_queries:
-            self.image_heat = _dense_branch(channels, hidden, num_classes, HEAT_BIAS)
-            self.image_depth = _dense_branch(channels, hidden, 1, INITIAL_LOG_DEPTH)
+            self.image = PeakBranch(channels, hidden, num_classes, 3)
+            nn.init.constant_(self.image.guess.bias[2:], INITIAL_LOG_DEPTH)  # type: ignore[index]
 
     def forward(
         self, bev: BEVFeatures | None, images: ImageFeatures | None, batch: Batch
@@ -92,14 +97,17 @@ class HeatmapQueries(nn.Module):
         """
         references, contents, maps = [], [], {}
         if bev is not None and self.bev_queries:
-            maps["bev_heat"] = self.bev_heat(bev.data)
-            reference, content = self._from_bev(bev, maps["bev_heat"])
+            maps["bev_heat"], maps["bev_guess"] = self.bev(bev.data)
+            reference, content = self._from_bev(bev, maps)
             references.append(reference)
             contents.append(content)
         if images is not None and self.image_queries:
-            flat = images.data.flatten(0, 1)
-            maps["image_heat"] = self.image_heat(flat).unflatten(0, images.data.shape[:2])
-            maps["image_depth"] = self.image_depth(flat).unflatten(0, images.data.shape[:2])
+            heat, guess = self.image(images.data.flatten(0, 1))
+            size = images.data.shape[:2]
+            maps["image_heat"], maps["image_guess"] = (
+                heat.unflatten(0, size),
+                guess.unflatten(0, size),
+            )
             reference, content = self._from_images(images, maps, batch)
             references.append(reference)
             contents.append(content)
@@ -112,37 +120,50 @@ class HeatmapQueries(nn.Module):
         return QuerySet(torch.cat(references, dim=1), torch.cat(contents, dim=1), maps)
 
     def loss(self, queries: QuerySet, batch: Batch) -> dict[str, Tensor]:
-        """Gaussian focal losses of the heat maps and L1 of the log depth, by name."""
+        """Gaussian focal losses of the heat maps and L1 losses of the guesses, by name."""
         assert batch.boxes is not None
-        maps, terms = queries.maps, {}
-        if "bev_heat" in maps:
-            heat = maps["bev_heat"]
-            target = bev_heat_target(
+        terms: dict[str, Tensor] = {}
+        if "bev_heat" in queries.maps:
+            heat = queries.maps["bev_heat"]
+            targets = bev_targets(
                 batch.boxes, self.grid, heat.shape[1:], min_radius=self.min_radius_cells
             )
-            terms["bev_heat"] = self.bev_weight * _heat_loss(heat, target)
-        if "image_heat" in maps:
-            heat = maps["image_heat"]
-            targets = image_targets(batch, tuple(heat.shape[2:]))
-            log_depth = maps["image_depth"].squeeze(2).float()
-            log_depth = log_depth + _log_focal(batch)[:, :, None, None]
-            at_center = _masked_mean(
-                (log_depth - targets.center_log_depth).abs(), targets.is_center
-            )
-            at_point = _masked_mean((log_depth - targets.point_log_depth).abs(), targets.has_point)
-            terms["image_heat"] = self.heat_weight * _heat_loss(heat, targets.heat)
-            terms["image_depth"] = self.depth_weight * (
-                at_center + self.lidar_depth_weight * at_point
+            terms["bev_heat"] = self.heat_weight * _heat_loss(heat, targets.heat)
+            guess = _guess_loss(queries.maps["bev_guess"], targets)
+            terms["bev_guess"] = self.guess_weight * guess
+        if "image_heat" in queries.maps:
+            terms |= self._image_terms(
+                queries.maps["image_heat"], queries.maps["image_guess"], batch
             )
         return terms
 
-    def _from_bev(self, bev: BEVFeatures, heat_logits: Tensor) -> tuple[Tensor, Tensor]:
-        _, _, rows, columns = heat_logits.shape
-        label, cell = self._peaks(heat_logits.detach().sigmoid(), self.bev_queries)
-        x = (cell % columns + 0.5) / columns
-        y = (cell // columns + 0.5) / rows
-        reference = torch.stack((x, y, self.class_height[label].clamp(0, 1)), dim=-1)
-        return reference, self._content(bev.data.flatten(2), cell, label)
+    def _image_terms(self, heat: Tensor, guess: Tensor, batch: Batch) -> dict[str, Tensor]:
+        classes, rows, columns = heat.shape[2:]
+        targets = image_targets(batch, (classes, rows, columns))
+        log_depth = guess[:, :, 2].float() + _log_focal(batch)[:, :, None, None]
+        at_center = _masked_mean((log_depth - targets.center_log_depth).abs(), targets.is_center)
+        at_point = _masked_mean((log_depth - targets.point_log_depth).abs(), targets.has_point)
+        place = (guess[:, :, :2].float() - targets.center_shift).abs().sum(dim=2)
+        depth = at_center + self.lidar_depth_weight * at_point
+        return {
+            "image_heat": self.heat_weight * _heat_loss(heat, targets.heat),
+            "image_depth": self.guess_weight * depth,
+            "image_place": self.guess_weight * _masked_mean(place, targets.is_center),
+        }
+
+    def _from_bev(self, bev: BEVFeatures, maps: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        rows, columns = bev.data.shape[-2:]
+        label, cell = _top(self._suppress(maps["bev_heat"].detach().sigmoid()), self.bev_queries)
+        guess = _at(maps["bev_guess"].detach().float().flatten(2), cell)
+        # A guess reaches one cell beyond its own; what is wilder is not yet learned.
+        shift = guess[..., :2].clamp(-1.5, 1.5)
+        x = (cell % columns + 0.5 + shift[..., 0]) / columns
+        y = (cell // columns + 0.5 + shift[..., 1]) / rows
+        low, high = self.grid.z_m
+        z = (guess[..., 2] - low) / (high - low)
+        reference = torch.stack((x, y, z), dim=-1).clamp(0, 1)
+        content = _at(bev.data.flatten(2), cell) + self.class_content(label)
+        return reference, content + self.box_content(guess)
 
     def _from_images(
         self, images: ImageFeatures, maps: dict[str, Tensor], batch: Batch
@@ -150,26 +171,20 @@ class HeatmapQueries(nn.Module):
         assert batch.rig is not None
         rows, columns = images.data.shape[-2:]
         heat = maps["image_heat"].detach().sigmoid()
-        # All views in one in one tall map: the best peaks of a sample, whichever camera they are
-        # in.
-        tall = heat.transpose(1, 2).flatten(2, 3)
-        suppressed = self._suppress(heat.flatten(0, 1)).unflatten(0, heat.shape[:2])
-        label, cell = _top(suppressed.transpose(1, 2).reshape(tall.shape), self.image_queries)
+        peaks = self._suppress(heat.flatten(0, 1)).unflatten(0, heat.shape[:2])
+        # All views in one tall map: the best peaks of a sample, whichever camera they are in.
+        label, cell = _top(peaks.transpose(1, 2).flatten(2, 3), self.image_queries)
         view, within = cell // (rows * columns), cell % (rows * columns)
-        uv = torch.stack((within % columns, within // columns), dim=-1).float() + 0.5
-        log_depth = maps["image_depth"].detach().float().flatten(1) + _log_focal(batch)[
-            :, :, None
-        ].expand(-1, -1, rows * columns).flatten(1)
-        depth = log_depth.gather(1, cell).clamp(-1.0, 5.0).exp()
+        guess = _at(maps["image_guess"].detach().float().transpose(1, 2).flatten(2), cell)
+        uv = torch.stack((within % columns, within // columns), dim=-1) + 0.5
+        uv = uv + guess[..., :2].clamp(-1.5, 1.5)
+        log_depth = guess[..., 2] + _log_focal(batch).gather(1, view)
+        depth = log_depth.clamp(-1.0, 5.0).exp()
         ref_T_image = torch.linalg.inv(batch.rig.ref_to_image()).float()
         of_view = ref_T_image.gather(1, view[..., None, None].expand(-1, -1, 4, 4))
         xyz = pixel_rays(uv[:, :, None] * images.stride, depth[:, :, None], of_view).squeeze(2)
-        reference = self._normalised(xyz)
         features = images.data.transpose(1, 2).flatten(2)
-        return reference, self._content(features, cell, label)
-
-    def _peaks(self, heat: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        return _top(self._suppress(heat), count)
+        return self._normalised(xyz), _at(features, cell) + self.class_content(label)
 
     def _suppress(self, heat: Tensor) -> Tensor:
         """Zero what is not the maximum of its 3x3 neighbourhood, except in small classes."""
@@ -178,27 +193,39 @@ class HeatmapQueries(nn.Module):
             peak[:, label] = True
         return heat * peak
 
-    def _content(self, features: Tensor, cell: Tensor, label: Tensor) -> Tensor:
-        """(B, Q, C) features (B, C, cells) at the cells plus the class's embedding."""
-        index = cell[:, None].expand(-1, features.shape[1], -1)
-        return features.gather(2, index).transpose(1, 2) + self.class_content(label)
-
     def _normalised(self, xyz_m: Tensor) -> Tensor:
         low = torch.tensor(self.grid.range_m[:3], device=xyz_m.device)
         high = torch.tensor(self.grid.range_m[3:], device=xyz_m.device)
         return ((xyz_m - low) / (high - low)).clamp(0, 1)
 
 
-def _dense_branch(channels: int, hidden: int, outputs: int, bias: float) -> nn.Sequential:
-    last = nn.Conv2d(hidden, outputs, 3, padding=1)
-    nn.init.constant_(last.bias, bias)  # type: ignore[arg-type]
-    nn.init.normal_(last.weight, std=0.01)
-    return nn.Sequential(
-        nn.Conv2d(channels, hidden, 3, padding=1, bias=False),
-        nn.BatchNorm2d(hidden),
-        nn.ReLU(inplace=True),
-        last,
-    )
+class PeakBranch(nn.Module):
+    """Two small convolutions on a map: class heat, and a guess of what stands in each cell.
+
+    Args:
+        channels: of the map.
+        hidden: channels between the convolutions, shared by both outputs.
+        classes, guesses: channels of the outputs.
+    """
+
+    def __init__(self, channels: int, hidden: int, classes: int, guesses: int) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(
+            nn.Conv2d(channels, hidden, 3, padding=1, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(inplace=True),
+        )
+        self.heat = nn.Conv2d(hidden, classes, 3, padding=1)
+        self.guess = nn.Conv2d(hidden, guesses, 3, padding=1)
+        nn.init.normal_(self.heat.weight, std=0.01)
+        nn.init.constant_(self.heat.bias, HEAT_BIAS)  # type: ignore[arg-type]
+        nn.init.normal_(self.guess.weight, std=0.01)
+        nn.init.zeros_(self.guess.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, channels, h, w) -> logits (B, classes, h, w) and guesses (B, guesses, h, w)."""
+        hidden = self.trunk(features)
+        return self.heat(hidden), self.guess(hidden)
 
 
 def _top(heat: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -207,6 +234,11 @@ def _top(heat: Tensor, count: int) -> tuple[Tensor, Tensor]:
     flat = heat.flatten(1)
     index = flat.topk(min(count, flat.shape[1]), dim=1).indices
     return index // cells, index % cells
+
+
+def _at(flat: Tensor, cell: Tensor) -> Tensor:
+    """(B, Q, C) columns of (B, C, cells) at (B, Q) cells."""
+    return flat.gather(2, cell[:, None].expand(-1, flat.shape[1], -1)).transpose(1, 2)
 
 
 def _log_focal(batch: Batch) -> Tensor:
@@ -219,6 +251,16 @@ def _log_focal(batch: Batch) -> Tensor:
 def _heat_loss(logits: Tensor, target: Tensor) -> Tensor:
     positives = (target == 1).sum().clamp_min(1)
     return gaussian_focal_loss(logits, target).sum() / positives
+
+
+def _guess_loss(guess: Tensor, targets: BevTargets) -> Tensor:
+    """L1 over the numbers of a box, averaged over the cells that should guess one."""
+    predicted = guess.float().flatten(2).transpose(1, 2)[targets.sample, targets.cell]
+    weight = torch.ones(len(BOX_GUESS), device=guess.device)
+    weight[-2:] = VELOCITY_WEIGHT
+    known = torch.isfinite(targets.guess)
+    error = torch.where(known, predicted - torch.nan_to_num(targets.guess), 0.0).abs()
+    return (error * weight).sum() / max(len(targets.cell), 1)
 
 
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from perception3d.heads.heatmap import REFERENCE_FOCAL_PX, HeatmapQueries
-from perception3d.heads.heatmap_targets import bev_heat_target, image_targets
+from perception3d.heads.heatmap_targets import bev_targets, image_targets
 from perception3d.losses.gaussian import draw_gaussians, gaussian_radius
 from perception3d.structures import (
     SE3,
@@ -27,14 +27,14 @@ CAR, PEDESTRIAN = 0, 8
 
 
 class Fixed(nn.Module):
-    """Stands for a branch that has learned to return just this map."""
+    """Stands for a branch that has learned to return just these maps."""
 
-    def __init__(self, value: Tensor) -> None:
+    def __init__(self, heat: Tensor, guess: Tensor) -> None:
         super().__init__()
-        self.value = value
+        self.maps = logits_of(heat), guess
 
-    def forward(self, features: Tensor) -> Tensor:
-        return self.value
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        return self.maps
 
 
 def two_boxes() -> Boxes3D:
@@ -82,18 +82,23 @@ def logits_of(heat: Tensor) -> Tensor:
 
 def test_bev_peaks_are_the_box_centres() -> None:
     source = HeatmapQueries(channels=8, grid=GRID, bev_queries=2).eval()
-    target = bev_heat_target((two_boxes(),), GRID, (10, 32, 32), min_radius=1)
-    assert target.shape == (1, 10, 32, 32)
-    assert int((target == 1).sum()) == 2
-    source.bev_heat = Fixed(logits_of(target))
+    targets = bev_targets((two_boxes(),), GRID, (10, 32, 32), min_radius=1)
+    assert targets.heat.shape == (1, 10, 32, 32)
+    assert int((targets.heat == 1).sum()) == 2
+    guess = torch.zeros(1, 10, 32 * 32)
+    guess[targets.sample, :, targets.cell] = torch.nan_to_num(targets.guess)
+    source.bev = Fixed(targets.heat, guess.view(1, 10, 32, 32))
     features = torch.randn(1, 8, 32, 32)
     queries = source(BEVFeatures(features, GRID), None, batch())
-    xy = queries.reference[0, :, :2].detach() * 64 - 32
-    order = xy[:, 1].argsort(descending=True)
-    assert torch.allclose(xy[order], torch.tensor([[1.0, 15.0], [-3.0, 9.0]]))
+    low, high = torch.tensor(GRID.range_m[:3]), torch.tensor(GRID.range_m[3:])
+    xyz = queries.reference[0].detach() * (high - low) + low
+    order = xyz[:, 1].argsort(descending=True)
+    assert torch.allclose(xyz[order], two_boxes().center_m, atol=1e-4)
     assert queries.content is not None
+    own = targets.guess[(targets.cell == 23 * 32 + 16)][0]
     expected = features[0, :, 23, 16] + source.class_content.weight[CAR]
-    assert torch.allclose(queries.content[0, order[0]], expected)
+    expected = expected + source.box_content(torch.nan_to_num(own))
+    assert torch.allclose(queries.content[0, order[0]], expected, atol=1e-5)
 
 
 def test_image_peaks_are_lifted_to_the_box_centres() -> None:
@@ -102,15 +107,15 @@ def test_image_peaks_are_lifted_to_the_box_centres() -> None:
     targets = image_targets(one, (10, 14, 25))
     assert targets.is_center[0, 1].sum() == 0, "nothing is behind the car"
     assert targets.is_center[0, 0].sum() == 2
-    source.image_heat = Fixed(logits_of(targets.heat[0]))
     log_depth = targets.center_log_depth[0] - math.log(300.0 / REFERENCE_FOCAL_PX)
-    source.image_depth = Fixed(log_depth[:, None])
+    source.image = Fixed(
+        targets.heat[0], torch.cat((targets.center_shift[0], log_depth[:, None]), dim=1)
+    )
     queries = source(None, ImageFeatures(torch.randn(1, 2, 8, 14, 25), 16), one)
     low, high = torch.tensor(GRID.range_m[:3]), torch.tensor(GRID.range_m[3:])
     xyz = queries.reference[0] * (high - low) + low
     xyz = xyz[xyz[:, 1].argsort(descending=True)]
-    # A cell is 16 px wide: half of it is 0.4 m at 15 m and 0.2 m at 8 m.
-    assert torch.allclose(xyz, two_boxes().center_m, atol=0.45)
+    assert torch.allclose(xyz, two_boxes().center_m, atol=1e-3)
 
 
 def test_lidar_points_supervise_depth_where_no_centre_is() -> None:
@@ -128,10 +133,12 @@ def test_union_of_sensors_loss_and_gradients() -> None:
     assert queries.reference.shape == (1, 30, 3)
     assert bool(((queries.reference >= 0) & (queries.reference <= 1)).all())
     terms = source.loss(queries, one)
-    assert set(terms) == {"bev_heat", "image_heat", "image_depth"}
+    assert set(terms) == {
+        "bev_heat", "bev_guess", "image_heat", "image_depth", "image_place",
+    }  # fmt: skip
     sum(terms.values()).backward()
     for name, parameter in source.named_parameters():
-        if name.startswith(("bev_", "image_")):
+        if name.startswith(("bev.", "image.")):
             assert parameter.grad is not None and bool(torch.isfinite(parameter.grad).all()), name
 
 
