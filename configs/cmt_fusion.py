@@ -261,7 +261,7 @@ def model(size: Size, sensors: Sensors, queries: str, *, pretrained: bool = Fals
             ),
             num_classes=len(NUSCENES_CLASSES),
             range_m=area.range_m,
-            class_prior=None if queries == "learned" else 0.01,
+            residual=queries == "heatmap",
         ),
         denoising=DenoisingBuilder(
             range_m=area.range_m,

@@ -31,26 +31,27 @@ MATCHED_SLOTS = 8
 
 def encode_boxes(boxes: Boxes3D) -> Tensor:
     """(N, 10) float32 target vectors. Unknown (NaN) velocities become 0 (published)."""
-    log_size = boxes.size_lwh_m.log()
-    return torch.stack(
+    return join_slots(
+        boxes.center_m,
+        boxes.size_lwh_m.log(),
+        torch.stack((boxes.yaw_rad.sin(), boxes.yaw_rad.cos()), dim=-1),
+        torch.nan_to_num(boxes.velocity_mps, nan=0.0, posinf=torch.inf, neginf=-torch.inf),
+    ).float()
+
+
+def join_slots(center: Tensor, log_size: Tensor, sin_cos: Tensor, velocity: Tensor) -> Tensor:
+    """(..., 10) vectors of centres (3), log l, w, h (3), sin and cos of yaw (2), velocity (2)."""
+    return torch.cat(
         (
-            boxes.center_m[:, 0],
-            boxes.center_m[:, 1],
-            log_size[:, 0],
-            log_size[:, 1],
-            boxes.center_m[:, 2],
-            log_size[:, 2],
-            boxes.yaw_rad.sin(),
-            boxes.yaw_rad.cos(),
-            torch.nan_to_num(
-                boxes.velocity_mps[:, 0], nan=0.0, posinf=torch.inf, neginf=-torch.inf
-            ),
-            torch.nan_to_num(
-                boxes.velocity_mps[:, 1], nan=0.0, posinf=torch.inf, neginf=-torch.inf
-            ),
+            center[..., :2],
+            log_size[..., :2],
+            center[..., 2:],
+            log_size[..., 2:],
+            sin_cos,
+            velocity,
         ),
         dim=-1,
-    ).float()
+    )
 
 
 def decode_centers(vector: Tensor) -> Tensor:

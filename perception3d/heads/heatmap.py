@@ -10,18 +10,21 @@ points are finer than cells and the features are taught what the decoder will as
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
 from perception3d.geometry import pixel_rays
+from perception3d.heads.box_code import join_slots
 from perception3d.heads.heatmap_targets import (
     BOX_GUESS,
     BevTargets,
     bev_targets,
     image_targets,
 )
-from perception3d.heads.queries import QuerySet
+from perception3d.heads.queries import Guess, QuerySet
 from perception3d.losses.focal import gaussian_focal_loss
 from perception3d.structures import Batch, BEVFeatures, BEVGrid, ImageFeatures
 
@@ -86,6 +89,7 @@ class HeatmapQueries(nn.Module):
         if image_queries:
             self.image = PeakBranch(channels, hidden, num_classes, 3)
             nn.init.constant_(self.image.guess.bias[2:], INITIAL_LOG_DEPTH)  # type: ignore[index]
+            self.class_log_size = nn.Parameter(torch.zeros(num_classes, 3))
 
     def forward(
         self, bev: BEVFeatures | None, images: ImageFeatures | None, batch: Batch
@@ -95,12 +99,11 @@ class HeatmapQueries(nn.Module):
         Raises:
             ValueError: no sensor is there for which the module has queries.
         """
-        references, contents, maps = [], [], {}
+        found: list[_Found] = []
+        maps: dict[str, Tensor] = {}
         if bev is not None and self.bev_queries:
             maps["bev_heat"], maps["bev_guess"] = self.bev(bev.data)
-            reference, content = self._from_bev(bev, maps)
-            references.append(reference)
-            contents.append(content)
+            found.append(self._from_bev(bev, maps))
         if images is not None and self.image_queries:
             heat, guess = self.image(images.data.flatten(0, 1))
             size = images.data.shape[:2]
@@ -108,16 +111,15 @@ class HeatmapQueries(nn.Module):
                 heat.unflatten(0, size),
                 guess.unflatten(0, size),
             )
-            reference, content = self._from_images(images, maps, batch)
-            references.append(reference)
-            contents.append(content)
-        if not references:
+            found.append(self._from_images(images, maps, batch))
+        if not found:
             present = [name for name, x in (("LiDAR", bev), ("camera", images)) if x is not None]
             raise ValueError(
                 f"heat-map queries come from {self.bev_queries} BEV and {self.image_queries} image "
                 f"peaks, but this batch has {' and '.join(present) or 'no'} features"
             )
-        return QuerySet(torch.cat(references, dim=1), torch.cat(contents, dim=1), maps)
+        reference, content, box, logits = (torch.cat(part, dim=1) for part in zip(*found))
+        return QuerySet(reference, content, Guess(box, logits), maps)
 
     def loss(self, queries: QuerySet, batch: Batch) -> dict[str, Tensor]:
         """Gaussian focal losses of the heat maps and L1 losses of the guesses, by name."""
@@ -151,7 +153,7 @@ class HeatmapQueries(nn.Module):
             "image_place": self.guess_weight * _masked_mean(place, targets.is_center),
         }
 
-    def _from_bev(self, bev: BEVFeatures, maps: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _from_bev(self, bev: BEVFeatures, maps: dict[str, Tensor]) -> _Found:
         rows, columns = bev.data.shape[-2:]
         label, cell = _top(self._suppress(maps["bev_heat"].detach().sigmoid()), self.bev_queries)
         guess = _at(maps["bev_guess"].detach().float().flatten(2), cell)
@@ -163,11 +165,13 @@ class HeatmapQueries(nn.Module):
         z = (guess[..., 2] - low) / (high - low)
         reference = torch.stack((x, y, z), dim=-1).clamp(0, 1)
         content = _at(bev.data.flatten(2), cell) + self.class_content(label)
-        return reference, content + self.box_content(guess)
+        box = join_slots(
+            self._metres(reference), guess[..., 3:6], guess[..., 6:8], guess[..., 8:10]
+        )
+        logits = _at(maps["bev_heat"].detach().float().flatten(2), cell)
+        return _Found(reference, content + self.box_content(guess), box, logits)
 
-    def _from_images(
-        self, images: ImageFeatures, maps: dict[str, Tensor], batch: Batch
-    ) -> tuple[Tensor, Tensor]:
+    def _from_images(self, images: ImageFeatures, maps: dict[str, Tensor], batch: Batch) -> _Found:
         assert batch.rig is not None
         rows, columns = images.data.shape[-2:]
         heat = maps["image_heat"].detach().sigmoid()
@@ -183,8 +187,12 @@ class HeatmapQueries(nn.Module):
         ref_T_image = torch.linalg.inv(batch.rig.ref_to_image()).float()
         of_view = ref_T_image.gather(1, view[..., None, None].expand(-1, -1, 4, 4))
         xyz = pixel_rays(uv[:, :, None] * images.stride, depth[:, :, None], of_view).squeeze(2)
+        reference = self._normalised(xyz)
         features = images.data.transpose(1, 2).flatten(2)
-        return self._normalised(xyz), _at(features, cell) + self.class_content(label)
+        unknown = torch.zeros_like(reference[..., :2])
+        box = join_slots(self._metres(reference), self.class_log_size[label], unknown, unknown)
+        logits = _at(maps["image_heat"].detach().float().transpose(1, 2).flatten(2), cell)
+        return _Found(reference, _at(features, cell) + self.class_content(label), box, logits)
 
     def _suppress(self, heat: Tensor) -> Tensor:
         """Zero what is not the maximum of its 3x3 neighbourhood, except in small classes."""
@@ -197,6 +205,20 @@ class HeatmapQueries(nn.Module):
         low = torch.tensor(self.grid.range_m[:3], device=xyz_m.device)
         high = torch.tensor(self.grid.range_m[3:], device=xyz_m.device)
         return ((xyz_m - low) / (high - low)).clamp(0, 1)
+
+    def _metres(self, reference: Tensor) -> Tensor:
+        low = torch.tensor(self.grid.range_m[:3], device=reference.device)
+        high = torch.tensor(self.grid.range_m[3:], device=reference.device)
+        return reference * (high - low) + low
+
+
+class _Found(NamedTuple):
+    """Peaks of one sensor, fields as in QuerySet and Guess."""
+
+    reference: Tensor
+    content: Tensor
+    box: Tensor
+    logits: Tensor
 
 
 class PeakBranch(nn.Module):

@@ -14,17 +14,36 @@ from perception3d.structures.checks import check_tensor
 
 
 @dataclass(frozen=True)
+class Guess:
+    """What a source already believes of each query's box; the head then predicts the difference.
+
+    Attributes:
+        box: (B, Q, 10) vectors in the slots of :mod:`perception3d.heads.box_code`.
+        logits: (B, Q, K) class logits.
+    """
+
+    box: Tensor
+    logits: Tensor
+
+    def __post_init__(self) -> None:
+        check_tensor("Guess", "box", self.box, ("B", "Q", 10), floating=True)
+        check_tensor("Guess", "logits", self.logits, (*self.box.shape[:2], "K"), floating=True)
+
+
+@dataclass(frozen=True)
 class QuerySet:
     """The queries of one forward pass; their number may differ from pass to pass.
 
     Attributes:
         reference: (B, Q, 3) reference points x, y, z in [0, 1], normalised to the head's range.
         content: (B, Q, C) content the decoder starts from; None stands for zeros (published).
+        guess: None lets the head predict boxes from nothing but the reference point (published).
         maps: what the source needs again in its own loss (heat maps, say), by name.
     """
 
     reference: Tensor
     content: Tensor | None = None
+    guess: Guess | None = None
     maps: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from perception3d.heads.box_code import BOX_BRANCHES, decode_boxes, decode_centers, decode_sizes
-from perception3d.heads.queries import QuerySet
+from perception3d.heads.queries import Guess, QuerySet
 from perception3d.heads.query_decoder import QueryDecoder
 from perception3d.heads.query_denoising import Denoising
 from perception3d.heads.query_loss import QueryLoss, Targets
@@ -61,6 +61,8 @@ class QueryHead(nn.Module):
         loss: costs, weights, normalisers.
         max_boxes: kept per sample when decoding; published 300.
         decoded_range_m: boxes with centres outside are dropped.
+        residual: start with branches that predict nothing, so that the first answer is the
+            queries' guess.
         class_prior: initial score of every class; None keeps torch's initialisation (scores near
             0.5), which is what the published models start from.
     """
@@ -80,6 +82,7 @@ class QueryHead(nn.Module):
         max_boxes: int = 300,
         decoded_range_m: tuple[float, float, float, float, float, float] = DECODED_RANGE_M,
         class_prior: float | None = None,
+        residual: bool = False,
     ) -> None:
         super().__init__()
         self.decoder = decoder
@@ -94,6 +97,10 @@ class QueryHead(nn.Module):
             bias = math.log(class_prior / (1 - class_prior))
             classes = cast(PackedBranch, self.tasks.branches["cls_logits"])
             nn.init.constant_(classes.output_bias, float(bias))
+        if residual:
+            for branch in self.tasks.branches.values():
+                nn.init.zeros_(cast(PackedBranch, branch).output_weight)
+                nn.init.zeros_(cast(PackedBranch, branch).output_bias)
         self.num_classes = num_classes
         self.range_m = range_m
         self.query_loss = QueryLoss() if loss is None else loss
@@ -123,6 +130,7 @@ class QueryHead(nn.Module):
             Outputs of all layers.
         """
         reference, content, blocked = queries.reference, queries.content, None
+        guess = queries.guess
         slots = 0
         if denoising is not None:
             slots = denoising.num_slots
@@ -135,7 +143,7 @@ class QueryHead(nn.Module):
         features = self.decoder(
             content, query_position(reference), memory, memory_position, blocked=blocked
         )
-        box, logits = self.boxes(features, reference)
+        box, logits = self.boxes(features, reference, guess)
         if denoising is None:
             return QueryOutputs(box, logits, queries)
         return QueryOutputs(
@@ -147,7 +155,9 @@ class QueryHead(nn.Module):
             logits[:, :, :slots],
         )
 
-    def boxes(self, features: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    def boxes(
+        self, features: Tensor, reference: Tensor, guess: Guess | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Box vectors and class logits, float32.
 
         The same reference point is added at every layer: no iterative refinement.
@@ -155,6 +165,7 @@ class QueryHead(nn.Module):
         Args:
             features: (L, B, R, C) decoder outputs.
             reference: (B, R, 3) in [0, 1].
+            guess: of the last Q <= R queries: what their branches predict is added to it.
 
         Returns:
             (L, B, R, 10) and (L, B, R, K).
@@ -162,11 +173,17 @@ class QueryHead(nn.Module):
         raw = self.tasks(features)
         with torch.autocast(features.device.type, enabled=False):
             anchor = inverse_sigmoid(reference.float())
-            position = torch.cat((raw["center"], raw["height"]), dim=-1) + anchor
-            raw["center"], raw["height"] = (position.sigmoid() * self.extent + self.low).split(
-                (2, 1), dim=-1
-            )
-            return torch.cat([raw[name] for name in BOX_BRANCHES], dim=-1), raw["cls_logits"]
+            vector = torch.cat([raw[name] for name in BOX_BRANCHES], dim=-1)
+            logits = raw["cls_logits"]
+            if guess is not None:
+                # The third slot is bounded like a height but means a log length: see box_code.
+                bounded = ((guess.box[..., 2] - self.low[2]) / self.extent[2]).clamp(0, 1)
+                anchor[:, -bounded.shape[1] :, 2] = inverse_sigmoid(bounded)
+                rest = nn.functional.pad(guess.box[..., 3:], (3, 0))
+                vector = vector + _after(reference, rest)
+                logits = logits + _after(reference, guess.logits)
+            position = (vector[..., :3] + anchor).sigmoid() * self.extent + self.low
+            return torch.cat((position, vector[..., 3:]), dim=-1), logits
 
     def loss(self, outputs: QueryOutputs, boxes: Sequence[Boxes3D]) -> dict[str, Tensor]:
         """Terms by name, see :class:`QueryLoss`; ``boxes`` hold one set a sample."""
@@ -208,3 +225,8 @@ class QueryHead(nn.Module):
             & torch.isfinite(vector).all(dim=-1)
             & (torch.isfinite(size) & (size > 0)).all(dim=-1)
         )
+
+
+def _after(reference: Tensor, value: Tensor) -> Tensor:
+    """``value`` (B, Q, D) as the last rows of zeros (B, R, D): denoising queries have no guess."""
+    return nn.functional.pad(value.float(), (0, 0, reference.shape[1] - value.shape[1], 0))
