@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Two threads are what a laptop spares; numbers of the town run are stated for them.
 export OMP_NUM_THREADS ?= 2
+# Threads that wait for each other must not burn the core that the data loader needs.
+export OMP_WAIT_POLICY ?= PASSIVE
 export MPLBACKEND := Agg
 
 .PHONY: help setup demo test test-fast lint types format clean

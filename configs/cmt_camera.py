@@ -39,7 +39,7 @@ def experiment(
         lr: base learning rate; it rises to a multiple during the first 40 % of the run.
         precision: fp32, bf16 or fp16.
         workers: loader processes.
-        evaluate_every: epochs between evaluations; 0 evaluates after the last epoch only.
+        evaluate_every: epochs between evaluations; 0: after the last epoch only; -1: never.
         weights: start from these weights.
         seed: of weights, order, augmentation and noise.
     """

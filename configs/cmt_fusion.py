@@ -107,8 +107,8 @@ SIZES = {
         channels=128, heads=4, hidden=256, layers=2,
         learned_queries=200, bev_queries=150, image_queries=50, denoising_queries=120,
         ray_hidden=256, num_depths=32,
-        sweeps=5, batch_size=4, lr=1e-4, peak_ratio=8.0, epochs=12,
-        rotation_rad=0.785, flip_back=0.5, drop_path=0.0, dropout=0.0, grid_mask=False,
+        sweeps=5, batch_size=2, lr=4e-4, peak_ratio=8.0, epochs=1,
+        rotation_rad=0.3, flip_back=0.0, drop_path=0.0, dropout=0.0, grid_mask=False,
     ),
     "base": Size(
         half_range_m=54.0, voxel_m=0.15, max_pillars=(60000, 60000),
@@ -172,7 +172,7 @@ def experiment(
         ema_decay: evaluate and save averaged weights.
         precision: fp32, bf16 or fp16.
         workers: loader processes.
-        evaluate_every: epochs between evaluations; 0 evaluates after the last epoch only.
+        evaluate_every: epochs between evaluations; 0: after the last epoch only; -1: never.
         weights: start from these weights; the image branch then learns slowly, as published.
         seed: of weights, order, augmentation and noise.
     """
@@ -213,7 +213,7 @@ def experiment(
         workers=workers,
         evaluators=(partial(NuScenesEvaluator, root.root, version, root.val_split),),
         modalities=Modalities(camera=sensors != "lidar", lidar=sensors != "camera"),
-        evaluate_every=evaluate_every,
+        evaluate_every=None if evaluate_every < 0 else evaluate_every,
         weights=weights,
     )
 

@@ -35,7 +35,8 @@ def main() -> int:
     run("tools/make_town.py", "--out", TOWN)
     if not (RUN / "weights" / "last.safetensors").is_file():
         resume = ("--resume",) if RUN.is_dir() else ()
-        run("tools/train.py", CONFIG, "--data", TOWN, "--run", "demo", *resume)
+        flags = ("--data", TOWN, "--run", "demo", "--evaluate-every", -1)
+        run("tools/train.py", CONFIG, *flags, *resume)
 
     rows = {"untrained": score("untrained"), "trained here": score("demo")}
     best = "demo"
