@@ -73,7 +73,7 @@ def score(weights: str, name: str | None = None) -> dict[str, float]:
     run("tools/test.py", CONFIG, weights, "--data", TOWN, "--out", out)
     scores: dict[str, float] = json.loads((out / "scores.json").read_text())
     metrics = json.loads((out / "metrics.json").read_text())
-    scores["car AP at 2 m"] = metrics["label_aps"]["car"]["2.0"]
+    scores["car AP at 2 m"] = metrics["label_aps"]["car"]["2"]
     return scores
 
 
