@@ -105,7 +105,7 @@ SIZES = {
         image_hw=(224, 400), image_resize=(0.94, 1.1),
         resnet_depth=18, resnet_width=16, resnet_stages=(2, 3),
         channels=128, heads=4, hidden=256, layers=2,
-        learned_queries=200, bev_queries=150, image_queries=50, denoising_queries=120,
+        learned_queries=200, bev_queries=150, image_queries=30, denoising_queries=120,
         ray_hidden=256, num_depths=32,
         sweeps=5, batch_size=2, lr=4e-4, peak_ratio=8.0, epochs=1,
         rotation_rad=0.3, flip_back=0.0, drop_path=0.0, dropout=0.0, grid_mask=False,
@@ -249,7 +249,7 @@ def model(size: Size, sensors: Sensors, queries: str, *, pretrained: bool = Fals
             bev_queries=0 if lidar is None else size.bev_queries,
             image_queries=0
             if image is None
-            else size.image_queries * (1 if lidar is not None else 3),
+            else size.image_queries * (1 if lidar is not None else 5),
         ),
         head=QueryHead(
             decoder=QueryDecoder(

@@ -34,6 +34,9 @@ HEAT_BIAS = -2.19
 REFERENCE_FOCAL_PX = 300.0
 #: exp(this) is the depth in metres, at the reference focal length, that training starts from.
 INITIAL_LOG_DEPTH = 3.0
+#: Logit of the classes that a query is no peak of. A cell may be a peak of several classes, a query
+#: each: if all of them claimed all classes, objects would come several times (LOG.md).
+OTHER_LOGIT = -5.0
 #: Weight of the guessed velocity beside the other numbers of a box.
 VELOCITY_WEIGHT = 0.2
 
@@ -155,7 +158,9 @@ class HeatmapQueries(nn.Module):
 
     def _from_bev(self, bev: BEVFeatures, maps: dict[str, Tensor]) -> _Found:
         rows, columns = bev.data.shape[-2:]
-        label, cell = _top(self._suppress(maps["bev_heat"].detach().sigmoid()), self.bev_queries)
+        score, label, cell = _top(
+            self._suppress(maps["bev_heat"].detach().sigmoid()), self.bev_queries
+        )
         guess = _at(maps["bev_guess"].detach().float().flatten(2), cell)
         # A guess reaches one cell beyond its own; what is wilder is not yet learned.
         shift = guess[..., :2].clamp(-1.5, 1.5)
@@ -168,7 +173,7 @@ class HeatmapQueries(nn.Module):
         box = join_slots(
             self._metres(reference), guess[..., 3:6], guess[..., 6:8], guess[..., 8:10]
         )
-        logits = _at(maps["bev_heat"].detach().float().flatten(2), cell)
+        logits = _own_logit(score, label, maps["bev_heat"].shape[1])
         return _Found(reference, content + self.box_content(guess), box, logits)
 
     def _from_images(self, images: ImageFeatures, maps: dict[str, Tensor], batch: Batch) -> _Found:
@@ -177,7 +182,7 @@ class HeatmapQueries(nn.Module):
         heat = maps["image_heat"].detach().sigmoid()
         peaks = self._suppress(heat.flatten(0, 1)).unflatten(0, heat.shape[:2])
         # All views in one tall map: the best peaks of a sample, whichever camera they are in.
-        label, cell = _top(peaks.transpose(1, 2).flatten(2, 3), self.image_queries)
+        score, label, cell = _top(peaks.transpose(1, 2).flatten(2, 3), self.image_queries)
         view, within = cell // (rows * columns), cell % (rows * columns)
         guess = _at(maps["image_guess"].detach().float().transpose(1, 2).flatten(2), cell)
         uv = torch.stack((within % columns, within // columns), dim=-1) + 0.5
@@ -191,7 +196,7 @@ class HeatmapQueries(nn.Module):
         features = images.data.transpose(1, 2).flatten(2)
         unknown = torch.zeros_like(reference[..., :2])
         box = join_slots(self._metres(reference), self.class_log_size[label], unknown, unknown)
-        logits = _at(maps["image_heat"].detach().float().transpose(1, 2).flatten(2), cell)
+        logits = _own_logit(score, label, heat.shape[2])
         return _Found(reference, _at(features, cell) + self.class_content(label), box, logits)
 
     def _suppress(self, heat: Tensor) -> Tensor:
@@ -250,17 +255,24 @@ class PeakBranch(nn.Module):
         return self.heat(hidden), self.guess(hidden)
 
 
-def _top(heat: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Labels and flat cells (B, Q) of the highest values of (B, K, rows, columns)."""
+def _top(heat: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores, labels and flat cells (B, Q) of the highest values of (B, K, rows, columns)."""
     cells = heat[0, 0].numel()
     flat = heat.flatten(1)
-    index = flat.topk(min(count, flat.shape[1]), dim=1).indices
-    return index // cells, index % cells
+    score, index = flat.topk(min(count, flat.shape[1]), dim=1)
+    return score, index // cells, index % cells
 
 
 def _at(flat: Tensor, cell: Tensor) -> Tensor:
     """(B, Q, C) columns of (B, C, cells) at (B, Q) cells."""
     return flat.gather(2, cell[:, None].expand(-1, flat.shape[1], -1)).transpose(1, 2)
+
+
+def _own_logit(score: Tensor, label: Tensor, classes: int) -> Tensor:
+    """(B, Q, K) logits: the peak's own score at its class, little elsewhere."""
+    logits = torch.full((*label.shape, classes), OTHER_LOGIT, device=label.device)
+    own = torch.logit(score.float(), eps=1e-6).clamp_min(OTHER_LOGIT)
+    return logits.scatter(2, label[..., None], own[..., None])
 
 
 def _log_focal(batch: Batch) -> Tensor:
