@@ -17,6 +17,6 @@ def test_overfitting_a_real_frame_recovers_its_boxes(realdata: Path, tmp_path: P
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
     result = tool.overfit(realdata / "nuscenes_frame" / "frame.json", steps=200, out=tmp_path)
-    assert result.total > 30
+    assert result.total >= 20
     assert result.found >= 0.9 * result.total, str(result)
     assert (tmp_path / "cameras.png").is_file()
