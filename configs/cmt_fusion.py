@@ -2,6 +2,7 @@
 
     python tools/train.py configs/cmt_fusion.py                     the town, on a laptop
     python tools/train.py configs/cmt_fusion.py --data nuscenes     real data, on GPUs
+    python tools/train.py configs/cmt_fusion.py --sensors lidar     one sensor: CMT-L, CMT-C
 
 Two sizes: ``town`` learns the generated town in minutes on two CPU cores; ``base`` has the
 published head (900 queries, 6 layers), schedule and augmentation for nuScenes. ``--size auto``

@@ -24,10 +24,11 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.parametrize("sensors", ("fusion", "lidar", "camera"))
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_config_builds(path: Path, size: str, dataset: Path) -> None:
-    experiment = load_config(path).build({"data": str(dataset), "size": size})
+def test_config_builds(path: Path, size: str, sensors: str, dataset: Path) -> None:
+    experiment = load_config(path).build({"data": str(dataset), "size": size, "sensors": sensors})
     with torch.device("meta"):
         model = experiment.model()
     millions = sum(p.numel() for p in model.parameters()) / 1e6
