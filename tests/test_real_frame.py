@@ -16,7 +16,7 @@ def test_overfitting_a_real_frame_recovers_its_boxes(realdata: Path, tmp_path: P
     assert spec is not None and spec.loader is not None
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
-    result = tool.overfit(realdata / "nuscenes_frame" / "frame.json", steps=200, out=tmp_path)
+    result = tool.overfit(realdata / "nuscenes_frame" / "frame.json", steps=150, out=tmp_path)
     assert result.total >= 20
     assert result.found >= 0.9 * result.total, str(result)
     assert (tmp_path / "cameras.png").is_file()

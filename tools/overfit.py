@@ -1,6 +1,6 @@
 """Train CMT on one real key frame until it finds its boxes again, and draw what it found.
 
-    python tools/overfit.py FRAME.json [--steps 400] [--out work_dirs/overfit]
+    python tools/overfit.py FRAME.json [--steps 150] [--out work_dirs/overfit]
 
 A mirrored axis, a turned box or a wrong pose cannot hide here: the model sees real points and
 pixels, and its boxes are drawn over them beside the truth. FRAME.json is one frame of
@@ -55,7 +55,7 @@ class Recall:
 def overfit(
     frame: tyro.conf.Positional[Path],
     *,
-    steps: int = 400,
+    steps: int = 150,
     lr: float = 2e-3,
     out: Path | None = Path("work_dirs/overfit"),
     seed: int = 0,
