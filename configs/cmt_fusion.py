@@ -81,6 +81,7 @@ class Size:
     learned_queries: int
     bev_queries: int
     image_queries: int
+    image_queries_alone: int
     denoising_queries: int
     heat_weight: float = 10.0
     guess_weight: float = 5.0
@@ -106,7 +107,8 @@ SIZES = {
         image_hw=(224, 400), image_resize=(0.94, 1.1),
         resnet_depth=18, resnet_width=16, resnet_stages=(2, 3),
         channels=128, heads=4, hidden=256, layers=2,
-        learned_queries=200, bev_queries=150, image_queries=30, denoising_queries=120,
+        learned_queries=200, bev_queries=150, image_queries=30, image_queries_alone=150,
+        denoising_queries=120,
         ray_hidden=256, num_depths=32,
         sweeps=5, batch_size=2, lr=4e-4, peak_ratio=8.0, epochs=1,
         rotation_rad=0.3, flip_back=0.0, drop_path=0.0, dropout=0.0, grid_mask=False,
@@ -119,7 +121,8 @@ SIZES = {
         image_hw=(320, 800), image_resize=(0.47, 0.625),
         resnet_depth=50, resnet_width=64, resnet_stages=(2, 3),
         channels=256, heads=8, hidden=1024, layers=6,
-        learned_queries=900, bev_queries=200, image_queries=100, denoising_queries=900,
+        learned_queries=900, bev_queries=200, image_queries=100, image_queries_alone=500,
+        denoising_queries=900,
         ray_hidden=1024, num_depths=64,
         sweeps=11, batch_size=4, lr=1.4e-4, peak_ratio=6.0, epochs=20,
         rotation_rad=0.785, flip_back=0.5, drop_path=0.4, dropout=0.1, grid_mask=True,
@@ -228,6 +231,7 @@ def model(size: Size, sensors: Sensors, queries: str, *, pretrained: bool = Fals
             size, grid_mask=size.grid_mask and lidar is not None, frozen=pretrained
         )
     area = grid(size)
+    image_queries = size.image_queries_alone if lidar is None else size.image_queries
     return CMT(
         lidar=lidar,
         image=image,
@@ -248,9 +252,7 @@ def model(size: Size, sensors: Sensors, queries: str, *, pretrained: bool = Fals
             heat_weight=size.heat_weight,
             guess_weight=size.guess_weight,
             bev_queries=0 if lidar is None else size.bev_queries,
-            image_queries=0
-            if image is None
-            else size.image_queries * (1 if lidar is not None else 5),
+            image_queries=0 if image is None else image_queries,
         ),
         head=QueryHead(
             decoder=QueryDecoder(

@@ -23,7 +23,6 @@ PICTURES = RUN / "pictures"
 STEPS = 900
 #: The same model trained longer on other seeds of the town; LOG.md holds its command.
 LONGER = Path("weights/cmt_fusion_town.safetensors")
-DEBIAN_PACKAGES = "libusb-1.0-0 libegl1 libgl1 libgomp1 libvulkan1 mesa-vulkan-drivers"
 
 
 def main() -> int:
@@ -87,8 +86,8 @@ def draw(results: Path) -> None:
     page = ("--count", 20, "--every", 4, "--out", PICTURES / "page.html")
     run("tools/view.py", "page", "--data", TOWN, "--results", results, *page)
     scene = ("--out", PICTURES / "scene.png", "--save", PICTURES / "scene.ply")
-    if not run("tools/view.py", "scene", *source, *scene, required=False):
-        print(f"the 3-D scene needs Debian's {DEBIAN_PACKAGES}")
+    # Where Open3D cannot draw, the command says what is missing; the other pictures are there.
+    run("tools/view.py", "scene", *source, *scene, required=False)
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:

@@ -11,7 +11,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from perception3d.engine.command_line import clear_errors, model_with_weights, parse_command
+from perception3d.engine.command_line import (
+    clear_errors,
+    model_with_weights,
+    parse_command,
+    split_weights,
+)
 from perception3d.engine.evaluating import evaluate
 from perception3d.engine.files import write_json
 from perception3d.engine.prediction import pick_device
@@ -34,17 +39,17 @@ class Options:
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) == 2 and arguments[1] in ("-h", "--help"):
-        arguments = [arguments[0], "WEIGHTS", "--help"]
-    if len(arguments) < 2 or arguments[0].startswith("-") or arguments[1].startswith("-"):
+    words = split_weights(arguments)
+    if words is None:
         print(__doc__)
         return 0 if arguments in (["-h"], ["--help"]) else 2
-    command = parse_command(arguments[0], arguments[2:], Options, prog="tools/test.py")
+    config, weights, flags = words
+    command = parse_command(config, flags, Options, prog="tools/test.py")
     options, experiment = command.options, command.experiment()
     if experiment.val is None or not experiment.evaluators:
         raise ValueError(f"{command.config.path} has no validation samples or no evaluators")
     device = pick_device(options.device)
-    model, source = model_with_weights(experiment, arguments[1], options.root)
+    model, source = model_with_weights(experiment, weights, options.root)
     samples = experiment.val()
     out = options.out or options.root / "test" / experiment.name
     scores = evaluate(experiment, model.to(device), samples, out, device=device)

@@ -159,6 +159,19 @@ def model_with_weights(experiment: Experiment, which: str, root: Path) -> tuple[
     return model, str(path)
 
 
+def split_weights(arguments: Sequence[str]) -> tuple[str, str, list[str]] | None:
+    """CONFIG, WEIGHTS and the flags of a command line that begins with them; None if it does not.
+
+    A config followed by ``--help`` alone is enough: its knobs are to be explained.
+    """
+    words = list(arguments)
+    if len(words) == 2 and words[1] in ("-h", "--help"):
+        words.insert(1, "WEIGHTS")
+    if len(words) < 2 or words[0].startswith("-") or words[1].startswith("-"):
+        return None
+    return words[0], words[1], words[2:]
+
+
 def split_resume(arguments: Sequence[str]) -> list[str]:
     """Let ``--resume`` stand alone: the word "auto" is put where its value is left out."""
     result: list[str] = []

@@ -207,14 +207,16 @@ class HeatmapQueries(nn.Module):
         return heat * peak
 
     def _normalised(self, xyz_m: Tensor) -> Tensor:
-        low = torch.tensor(self.grid.range_m[:3], device=xyz_m.device)
-        high = torch.tensor(self.grid.range_m[3:], device=xyz_m.device)
-        return ((xyz_m - low) / (high - low)).clamp(0, 1)
+        low, extent = self._limits(xyz_m.device)
+        return ((xyz_m - low) / extent).clamp(0, 1)
 
     def _metres(self, reference: Tensor) -> Tensor:
-        low = torch.tensor(self.grid.range_m[:3], device=reference.device)
-        high = torch.tensor(self.grid.range_m[3:], device=reference.device)
-        return reference * (high - low) + low
+        low, extent = self._limits(reference.device)
+        return reference * extent + low
+
+    def _limits(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        low, high = torch.tensor(self.grid.range_m, device=device).split(3)
+        return low, high - low
 
 
 class _Found(NamedTuple):

@@ -93,14 +93,14 @@ class QueryHead(nn.Module):
             hidden=task_hidden,
             kernel=task_kernel,
         )
-        if class_prior is not None:
-            bias = math.log(class_prior / (1 - class_prior))
-            classes = cast(PackedBranch, self.tasks.branches["cls_logits"])
-            nn.init.constant_(classes.output_bias, float(bias))
         if residual:
             for branch in self.tasks.branches.values():
                 nn.init.zeros_(cast(PackedBranch, branch).output_weight)
                 nn.init.zeros_(cast(PackedBranch, branch).output_bias)
+        if class_prior is not None:
+            bias = math.log(class_prior / (1 - class_prior))
+            classes = cast(PackedBranch, self.tasks.branches["cls_logits"])
+            nn.init.constant_(classes.output_bias, float(bias))
         self.num_classes = num_classes
         self.range_m = range_m
         self.query_loss = QueryLoss() if loss is None else loss

@@ -78,7 +78,4 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """A copy on another device; the poses, which only writers read, stay where they are."""
-        moved = move(self, device)
-        object.__setattr__(moved, "global_SE3_ref", self.global_SE3_ref)
-        object.__setattr__(moved, "ego_SE3_ref", self.ego_SE3_ref)
-        return moved
+        return move(self, device, leave=("global_SE3_ref", "ego_SE3_ref"))

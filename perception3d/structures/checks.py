@@ -62,13 +62,18 @@ def check_finite(owner: str, name: str, value: Tensor) -> None:
         )
 
 
-def move(noun: T, device: torch.device | str) -> T:
-    """A copy of a frozen dataclass with every tensor, noun and tuple of them on ``device``."""
-    changes = {
-        field.name: _moved(getattr(noun, field.name), device)
-        for field in dataclasses.fields(noun)  # type: ignore[arg-type]
-    }
-    return dataclasses.replace(noun, **changes)  # type: ignore[type-var]
+def move(noun: T, device: torch.device | str, *, leave: tuple[str, ...] = ()) -> T:
+    """A copy of a frozen dataclass with every tensor, noun and tuple of them on ``device``.
+
+    The values were checked when the noun was made and are not checked again: on a GPU every look at
+    one would wait for the copy. Fields named in ``leave`` stay where they are.
+    """
+    copy = object.__new__(type(noun))
+    for field in dataclasses.fields(noun):  # type: ignore[arg-type]
+        value = getattr(noun, field.name)
+        moved = value if field.name in leave else _moved(value, device)
+        object.__setattr__(copy, field.name, moved)
+    return copy
 
 
 def _moved(value: Any, device: torch.device | str) -> Any:

@@ -15,7 +15,7 @@ from perception3d.geometry import (
     rigid_matrix,
     yaw_from_matrix,
 )
-from perception3d.structures.checks import check_finite, check_tensor
+from perception3d.structures.checks import check_finite, check_tensor, move
 
 
 @dataclass(frozen=True)
@@ -93,4 +93,4 @@ class SE3:
 
     def to(self, device: torch.device | str) -> SE3:
         """A copy on another device."""
-        return SE3(self.rotation.to(device), self.translation_m.to(device))
+        return move(self, device)

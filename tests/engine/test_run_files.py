@@ -265,7 +265,7 @@ def test_a_number_that_was_given_to_another_process(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     path.write_text(json.dumps({"pid": os.getppid(), "host": platform.node(), "started": "1"}))
     with locked(path):
-        pass
+        assert json.loads(path.read_text())["pid"] == os.getpid()
 
 
 def test_progress_lines() -> None:

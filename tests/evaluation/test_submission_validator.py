@@ -168,6 +168,8 @@ def test_mutated_files(world: World) -> None:
 def test_many_mutated_files(world: World) -> None:
     count = int(os.environ.get("PERCEPTION3D_MUTATIONS", "2000"))
     verdicts = _compare(world, seed=2, count=count)
+    for verdict in ("both refuse", "both accept", "only ours refuses"):
+        assert verdicts[verdict] > 0, verdicts
     for verdict, number in verdicts.most_common():
         print(f"{number:6d}  {verdict}")
 
