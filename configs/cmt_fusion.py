@@ -27,6 +27,7 @@ from perception3d.datasets.augment import GlobalAugment, ImageAugment
 from perception3d.datasets.collate import collate
 from perception3d.datasets.locate import DataRoot, locate
 from perception3d.datasets.nuscenes import NuScenesFrames, choose_version
+from perception3d.datasets.points import CloseRule
 from perception3d.datasets.samples import FrameDataset, Transform
 from perception3d.datasets.sampling import class_balanced_repeats
 from perception3d.datasets.transforms import (
@@ -50,7 +51,7 @@ from perception3d.heads.query_denoising import DenoisingBuilder
 from perception3d.models.cmt import CMT, ImageBranch, LidarBranch
 from perception3d.nn.fpn import CPFPN, UpsampleConcatNeck
 from perception3d.structures import BEVGrid
-from perception3d.structures.taxonomy import NUSCENES_CLASSES
+from perception3d.structures.taxonomy import NUSCENES_CLASSES, NUSCENES_TYPICAL_SIZE_LWH_M
 
 Sensors = Literal["fusion", "lidar", "camera"]
 
@@ -62,8 +63,6 @@ class Size:
     half_range_m: float
     voxel_m: float
     max_pillars: tuple[int, int]
-    max_points: int
-    pooling: str
     natural_units: bool
     bev_depths: tuple[int, ...]
     bev_widths: tuple[int, ...]
@@ -73,7 +72,6 @@ class Size:
     image_resize: tuple[float, float]
     resnet_depth: int
     resnet_width: int
-    resnet_stages: tuple[int, int]
     channels: int
     heads: int
     hidden: int
@@ -92,40 +90,52 @@ class Size:
     lr: float
     peak_ratio: float
     epochs: int
-    rotation_rad: float
-    flip_back: float
+    scene_augment: GlobalAugment
+    scene_augment_camera: GlobalAugment
+    drop_close: CloseRule
     drop_path: float
     dropout: float
     grid_mask: bool
 
 
+#: No mirror: traffic keeps to the right, which tells headings long before shapes do (LOG.md).
+TOWN_AUGMENT = GlobalAugment(rotation_rad=0.3, flip_x_probability=0.0, flip_y_probability=0.0)
+#: Published for cameras alone.
+CAMERA_AUGMENT = GlobalAugment(
+    rotation_rad=0.3925,
+    scale=(0.95, 1.05),
+    translation_std_m=(0.0, 0.0, 0.0),
+    flip_x_probability=0.0,
+    flip_y_probability=0.0,
+)
+
 SIZES = {
     "town": Size(
-        half_range_m=40.0, voxel_m=0.8, max_pillars=(10000, 10000),
-        max_points=20, pooling="maxavg", natural_units=True,
+        half_range_m=40.0, voxel_m=0.8, max_pillars=(10000, 10000), natural_units=True,
         bev_depths=(1, 2, 2), bev_widths=(32, 64, 128), bev_out=(1, 2), neck_channels=64,
         image_hw=(224, 400), image_resize=(0.94, 1.1),
-        resnet_depth=18, resnet_width=16, resnet_stages=(2, 3),
+        resnet_depth=18, resnet_width=16,
         channels=128, heads=4, hidden=256, layers=2,
         learned_queries=200, bev_queries=150, image_queries=30, image_queries_alone=150,
         denoising_queries=120,
         ray_hidden=256, num_depths=32,
         sweeps=5, batch_size=2, lr=4e-4, peak_ratio=8.0, epochs=1,
-        rotation_rad=0.3, flip_back=0.0, drop_path=0.0, dropout=0.0, grid_mask=False,
+        scene_augment=TOWN_AUGMENT, scene_augment_camera=TOWN_AUGMENT, drop_close="all",
+        drop_path=0.0, dropout=0.0, grid_mask=False,
     ),
     "base": Size(
-        half_range_m=54.0, voxel_m=0.15, max_pillars=(60000, 60000),
-        max_points=20, pooling="maxavg", natural_units=False,
+        half_range_m=54.0, voxel_m=0.15, max_pillars=(30000, 40000), natural_units=False,
         bev_depths=(2, 2, 1, 1, 1), bev_widths=(48, 96, 96, 96, 96), bev_out=(2, 3, 4),
         neck_channels=96,
         image_hw=(320, 800), image_resize=(0.47, 0.625),
-        resnet_depth=50, resnet_width=64, resnet_stages=(2, 3),
+        resnet_depth=50, resnet_width=64,
         channels=256, heads=8, hidden=1024, layers=6,
         learned_queries=900, bev_queries=200, image_queries=100, image_queries_alone=500,
         denoising_queries=900,
         ray_hidden=1024, num_depths=64,
         sweeps=11, batch_size=4, lr=1.4e-4, peak_ratio=6.0, epochs=20,
-        rotation_rad=0.785, flip_back=0.5, drop_path=0.4, dropout=0.1, grid_mask=True,
+        scene_augment=GlobalAugment(), scene_augment_camera=CAMERA_AUGMENT, drop_close="none",
+        drop_path=0.4, dropout=0.1, grid_mask=True,
     ),
 }  # fmt: skip
 
@@ -167,7 +177,7 @@ def experiment(
         half_range_m: the grid reaches this far to each side, in metres.
         sweeps: LiDAR sweeps a sample, the key one included.
         epochs: length of the run.
-        max_steps: end after this many steps, whatever the epochs.
+        max_steps: end after this many steps; without epochs it alone decides the length.
         batch_size: samples a step and process.
         accumulate: steps whose gradients are summed before an update.
         lr: base learning rate; it rises to a multiple during the first 40 % of the run.
@@ -207,7 +217,7 @@ def experiment(
         ),
         schedule=CyclicSchedule(peak_ratio=chosen.peak_ratio),
         phases=(Phase(first_epoch=-1, train=partial(source, masked=False)),) if masked else (),
-        epochs=chosen.epochs,
+        epochs=None if max_steps is not None and epochs is None else chosen.epochs,
         max_steps=max_steps,
         batch_size=chosen.batch_size,
         accumulate=accumulate,
@@ -231,7 +241,6 @@ def model(size: Size, sensors: Sensors, queries: str, *, pretrained: bool = Fals
             size, grid_mask=size.grid_mask and lidar is not None, frozen=pretrained
         )
     area = grid(size)
-    image_queries = size.image_queries_alone if lidar is None else size.image_queries
     return CMT(
         lidar=lidar,
         image=image,
@@ -252,7 +261,9 @@ def model(size: Size, sensors: Sensors, queries: str, *, pretrained: bool = Fals
             heat_weight=size.heat_weight,
             guess_weight=size.guess_weight,
             bev_queries=0 if lidar is None else size.bev_queries,
-            image_queries=0 if image is None else image_queries,
+            image_queries=0 if image is None else size.image_queries,
+            image_queries_alone=size.image_queries_alone,
+            typical_size_lwh_m=[NUSCENES_TYPICAL_SIZE_LWH_M[name] for name in NUSCENES_CLASSES],
         ),
         head=QueryHead(
             decoder=QueryDecoder(
@@ -287,9 +298,7 @@ def lidar_branch(size: Size) -> LidarBranch:
         encoder=PillarEncoder(
             grid=grid(size),
             channels=size.bev_widths[0],
-            max_points=size.max_points,
             max_pillars=size.max_pillars,
-            pooling=size.pooling,
             units=natural_units(grid(size)) if size.natural_units else None,
         ),
         backbone=BEVConvNeXt(
@@ -308,12 +317,7 @@ def lidar_branch(size: Size) -> LidarBranch:
 
 def image_branch(size: Size, *, grid_mask: bool, frozen: bool) -> ImageBranch:
     """ResNet and CPFPN: image features at stride 16."""
-    backbone = ResNet(
-        depth=size.resnet_depth,
-        out_stages=size.resnet_stages,
-        width=size.resnet_width,
-        norm_eval=frozen,
-    )
+    backbone = ResNet(depth=size.resnet_depth, width=size.resnet_width, norm_eval=frozen)
     return ImageBranch(
         backbone=backbone,
         neck=CPFPN(backbone.channels, size.channels),
@@ -343,7 +347,7 @@ def training_samples(
         steps.append(ModalMask())
     reach = (-size.half_range_m, size.half_range_m)
     steps += [
-        GlobalAugment(rotation_rad=size.rotation_rad, flip_y_probability=size.flip_back),
+        size.scene_augment_camera if sensors == "camera" else size.scene_augment,
         RangeFilter(x_m=reach, y_m=reach),
         ClassFilter(NUSCENES_CLASSES),
         PointShuffle(),
@@ -380,6 +384,7 @@ def frames(root: DataRoot, split: str, size: Size, sensors: Sensors) -> NuScenes
         root.root,
         split,
         num_sweeps=size.sweeps,
+        drop_close=size.drop_close,
         load_points=sensors != "camera",
         load_images=sensors != "lidar",
     )

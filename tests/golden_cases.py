@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,15 +28,41 @@ STORED_WHOLE = 60_000
 ERRORS: dict[tuple[str, str], tuple[float, float]] = {}
 
 
+#: The folder of the repository.
+DEFAULT_FOLDER = Path(__file__).parent / "golden"
+#: Components that some test asked for, filled as test modules are imported.
+ASKED: set[str] = set()
+
+
 def golden_folder() -> Path:
-    """Where the cases are: PERCEPTION3D_GOLDEN, or the folder beside this file."""
-    return Path(os.environ.get("PERCEPTION3D_GOLDEN", Path(__file__).parent / "golden"))
+    """Where the cases are: PERCEPTION3D_GOLDEN, or the folder beside this file.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or it holds no case at all: every golden test
+            would pass by running nothing.
+    """
+    folder = Path(os.environ.get("PERCEPTION3D_GOLDEN", DEFAULT_FOLDER))
+    if not any(path.with_suffix(".npz").is_file() for path in folder.glob("*.json")):
+        found = "holds no golden case (<case>.json beside <case>.npz)"
+        raise FileNotFoundError(
+            f"{folder} {found if folder.is_dir() else 'does not exist'}; PERCEPTION3D_GOLDEN must "
+            f"name a folder of golden cases, or be unset for {DEFAULT_FOLDER}"
+        )
+    return folder
 
 
 def golden(*components: str) -> list[str]:
-    """Cases of some components that are there: ``<component>`` and ``<component>_b``."""
+    """Cases of some components that are there: ``<component>`` and ``<component>_b``.
+
+    A folder that holds other components only gives an empty list, and pytest skips the test.
+
+    Raises:
+        FileNotFoundError: see :func:`golden_folder`.
+    """
+    ASKED.update(components)
+    folder = golden_folder()
     names = [name for component in components for name in (component, component + "_b")]
-    return [name for name in names if (golden_folder() / f"{name}.json").is_file()]
+    return [name for name in names if (folder / f"{name}.json").is_file()]
 
 
 def _generator(text: str) -> np.random.Generator:
@@ -98,6 +126,23 @@ class GoldenCase:
             role = name.removeprefix(self.name + ".").removesuffix(suffix)
             result[role] = torch.from_numpy(np.asarray(value))
         return result
+
+    def stated(self, pattern: str, default: Sequence[float] = ()) -> tuple[float, ...]:
+        """Numbers that the case's settings state in words, such as ``range [-54,-54,-5,54,54,3]``.
+
+        Args:
+            pattern: regular expression whose group holds numbers between commas; the first place
+                where it matches counts.
+            default: what to take when the settings do not state it.
+
+        Raises:
+            ValueError: neither stated nor given; shows the settings.
+        """
+        text = "; ".join(str(self.about.get(key, "")) for key in ("settings", "settings_common"))
+        found = re.search(pattern, text)
+        if found is None and not default:
+            raise ValueError(f"{self.name}: {pattern!r} is not in the settings: {text}")
+        return tuple(float(number) for number in found[1].split(",")) if found else tuple(default)
 
     def shape(self, output: str) -> list[int]:
         """Shape of an output."""

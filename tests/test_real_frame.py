@@ -19,4 +19,5 @@ def test_overfitting_a_real_frame_recovers_its_boxes(realdata: Path, tmp_path: P
     result = tool.overfit(realdata / "nuscenes_frame" / "frame.json", steps=150, out=tmp_path)
     assert result.total >= 20
     assert result.found >= 0.9 * result.total, str(result)
+    assert result.yaw_error_rad < 0.3, str(result)
     assert (tmp_path / "cameras.png").is_file()

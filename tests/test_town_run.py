@@ -29,12 +29,12 @@ def run(tiny_town: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short training run; evaluation after its last epoch."""
     root = tmp_path_factory.mktemp("work_dirs")
     flags = ("--data", tiny_town, "--root", root, "--run", "tiny", "--batch-size", 2)
-    tool("train", CONFIG, *flags, "--max-steps", 40, "--voxel-m", 1.6, "--sweeps", 2)
+    tool("train", CONFIG, *flags, "--max-steps", 40, "--voxel-m", 2.0, "--sweeps", 2)
     return root / "tiny"
 
 
 def knobs(tiny_town: Path) -> tuple[object, ...]:
-    return ("--data", tiny_town, "--voxel-m", 1.6, "--sweeps", 2)
+    return ("--data", tiny_town, "--voxel-m", 2.0, "--sweeps", 2)
 
 
 def test_the_loss_falls(run: Path) -> None:

@@ -10,6 +10,8 @@ mmdetection3d's info format (version 2) as JSON, with the sensor files beside it
 from __future__ import annotations
 
 import logging
+import math
+import statistics
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,18 +39,21 @@ class Recall:
     Attributes:
         found, total: boxes with a prediction of their class within ``radius_m``, and all boxes.
         predicted: boxes above the score threshold.
+        yaw_error_rad: median difference of heading of the boxes found, front and back told apart.
     """
 
     found: int
     total: int
     predicted: int
     radius_m: float
+    yaw_error_rad: float
 
     def __str__(self) -> str:
         share = self.found / max(self.total, 1)
         return (
             f"{self.found} of {self.total} boxes found within {self.radius_m:g} m "
-            f"({share:.2f}), {self.predicted} predicted"
+            f"({share:.2f}), {self.predicted} predicted, median heading error "
+            f"{self.yaw_error_rad:.3f} rad"
         )
 
 
@@ -117,12 +122,19 @@ def recall(
     distance = torch.cdist(boxes.center_m[:, :2], truth.center_m[:, :2])
     distance[boxes.label[:, None] != truth.label[None]] = torch.inf
     free = torch.ones(len(truth), dtype=torch.bool)
-    for row in distance:
+    turned = [torch.inf]
+    for yaw, row in zip(boxes.yaw_rad, distance):
         row = row.masked_fill(~free, torch.inf)
         if len(row) and float(row.min()) < radius_m:
-            free[row.argmin()] = False
+            nearest = int(row.argmin())
+            free[nearest] = False
+            turned.append(abs(math.remainder(float(yaw - truth.yaw_rad[nearest]), 2 * math.pi)))
     return Recall(
-        found=int((~free).sum()), total=len(truth), predicted=len(boxes), radius_m=radius_m
+        found=int((~free).sum()),
+        total=len(truth),
+        predicted=len(boxes),
+        radius_m=radius_m,
+        yaw_error_rad=statistics.median(turned[1:] or turned),
     )
 
 

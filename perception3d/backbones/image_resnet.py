@@ -27,13 +27,16 @@ class ResNet(nn.Module):
         depth: 18, 34, 50 or 101.
         out_stages: stages returned, ascending, 0 to 3; published for CMT 2 and 3. Later stages are
             not built.
-        width: channels of the stem; published 64, smaller for small worlds.
+        width: channels of the stem, a multiple of 8; published 64, smaller for small worlds.
         norm_eval: batch norms use and keep their running statistics in training too (published for
             CMT, whose backbone is pre-trained). Leave it off when training from scratch.
         checkpointing: recompute blocks in the backward pass to save memory.
 
     Attributes:
         channels, strides: of each output.
+
+    Raises:
+        ValueError: unknown depth or stage, or a width that is no multiple of 8.
     """
 
     def __init__(
@@ -52,6 +55,10 @@ class ResNet(nn.Module):
             )
         if not all(0 <= stage < 4 for stage in out_stages):
             raise ValueError(f"out_stages must lie in 0 to 3; found {tuple(out_stages)}")
+        if width % 8 or width < 8:
+            # PyTorch 2.13 on processors with AVX2 and nothing newer writes outside of its buffers
+            # in the backward pass of strided 1x1 convolutions of 4 channels-last channels.
+            raise ValueError(f"width must be a multiple of 8; found {width}")
         bottleneck, blocks = RESNET_DEPTHS[depth]
         expansion = 4 if bottleneck else 1
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)

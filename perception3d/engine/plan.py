@@ -79,7 +79,7 @@ def make_plan(
     )
 
 
-def step_seed(seed: int, batch: int, rank: int) -> int:
-    """A 63-bit seed for batch number ``batch`` of the run (over all epochs) on one process."""
-    digest = hashlib.blake2b(f"{seed} {batch} {rank}".encode(), digest_size=8).digest()
+def step_seed(seed: int, batch: int, rank: int, part: str = "") -> int:
+    """A 63-bit seed for ``part`` of batch ``batch`` of the run (over all epochs) on one process."""
+    digest = hashlib.blake2b(f"{seed} {batch} {rank} {part}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1

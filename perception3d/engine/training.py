@@ -37,8 +37,10 @@ from perception3d.engine.run import Run
 from perception3d.engine.run_folder import RunFolder
 from perception3d.engine.run_state import RunState
 from perception3d.engine.stopping import Interrupted, StopRequest
+from perception3d.nn.attention import attention_kernels
 
 _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,6 +203,7 @@ class _Module(pl.LightningModule):
         self._grad_norm: Tensor | None = None
         self._batch_ended = time.monotonic()
         self._batch: Any = None
+        self._noise: Any = None
 
     # -- set-up
 
@@ -219,6 +222,7 @@ class _Module(pl.LightningModule):
     def on_train_start(self) -> None:
         self.stop.resumable = True
         self.run.start(self.device)
+        self._say_kernels()
         self.stop.resumable = False
         self._batch_ended = time.monotonic()
 
@@ -236,7 +240,6 @@ class _Module(pl.LightningModule):
             apply_factors(self._optimizer(), schedule.at(self.run.step, plan.total_steps))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        self._seed()
         outputs = self._forward(batch)
         # Losses, matching included, are computed in full precision.
         with torch.autocast(self.device.type, enabled=False):
@@ -283,21 +286,33 @@ class _Module(pl.LightningModule):
 
     # -- parts
 
-    def _forward(self, batch: Any) -> Any:
-        return self.model(batch, self.model.denoising(batch))
+    def _say_kernels(self) -> None:
+        precision = self.run.experiment.precision
+        kernels = attention_kernels(self.model, self.device, _DTYPES[precision])
+        if kernels is not None and self.run.writes:
+            text = ", ".join(f"{kernel} {case}" for case, kernel in kernels.items())
+            self.run.progress.say(f"attention on {self.device.type} in {precision}: {text}")
 
-    def _seed(self) -> None:
+    def _forward(self, batch: Any) -> Any:
+        # Apart from the forward pass, which may be repeated on one process alone: making noise is
+        # something that all processes do together.
+        self._seed("noise")
+        self._noise = self.model.denoising(batch)
+        self._seed("forward")
+        return self.model(batch, self._noise)
+
+    def _seed(self, part: str) -> None:
         batch = self.run.step * self.run.plan.accumulate + self._in_window
-        seed = step_seed(self.run.experiment.seed, batch, self.run.rank)
+        seed = step_seed(self.run.experiment.seed, batch, self.run.rank, part)
         # Not torch.manual_seed: without a GPU it queues a call with a stack trace every time.
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
     def _repeat(self, batch: Any) -> Any:
-        self._seed()
+        self._seed("forward")
         with self.trainer.precision_plugin.forward_context():
-            return self._forward(batch)
+            return self.model(batch, self._noise)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         return self.trainer.optimizers[0]

@@ -10,6 +10,7 @@ points are finer than cells and the features are taught what the decoder will as
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from perception3d.heads.heatmap_targets import (
     BOX_GUESS,
     BevTargets,
     bev_targets,
+    image_cells,
     image_targets,
 )
 from perception3d.heads.queries import Guess, QuerySet
@@ -32,11 +34,15 @@ from perception3d.structures import Batch, BEVFeatures, BEVGrid, ImageFeatures
 HEAT_BIAS = -2.19
 #: Focal length to which depths refer: images of any scale and lens share one regression.
 REFERENCE_FOCAL_PX = 300.0
+#: Centres of boxes lie about this high above a LiDAR on a roof: where guesses start.
+INITIAL_Z_M = -1.0
 #: exp(this) is the depth in metres, at the reference focal length, that training starts from.
 INITIAL_LOG_DEPTH = 3.0
 #: Logit of the classes that a query is no peak of. A cell may be a peak of several classes, a query
 #: each: if all of them claimed all classes, objects would come several times (LOG.md).
 OTHER_LOGIT = -5.0
+#: A BEV peak above this score keeps image peaks of its class away from its projection.
+KNOWN_SCORE = 0.1
 #: Weight of the guessed velocity beside the other numbers of a box.
 VELOCITY_WEIGHT = 0.2
 
@@ -51,12 +57,15 @@ class HeatmapQueries(nn.Module):
         hidden: channels inside the branches.
         bev_queries: peaks taken from the BEV map; 0 leaves the BEV branch out.
         image_queries: peaks taken from all images of a sample together; 0 leaves the branch out.
+        image_queries_alone: the same when there is no BEV map; None for as many.
         small_labels: classes smaller than a cell, whose neighbours may all be peaks.
         min_radius_cells: least Gaussian radius of a BEV target.
         heat_weight, guess_weight: weights of the heat maps' and the guesses' terms. The decoder's
             box losses are in metres and send gradients tens of times as large into the features:
             with weights of 1 the heat maps hardly learn (LOG.md).
         lidar_depth_weight: weight of the depth of LiDAR points beside that of box centres.
+        typical_size_lwh_m: a size a class, from which sizes are learned as differences; without
+            them the first hundreds of steps go into finding out how large a car is.
     """
 
     def __init__(
@@ -68,31 +77,42 @@ class HeatmapQueries(nn.Module):
         hidden: int = 64,
         bev_queries: int = 150,
         image_queries: int = 0,
+        image_queries_alone: int | None = None,
         small_labels: tuple[int, ...] = (5, 8, 9),
         min_radius_cells: int = 1,
         heat_weight: float = 10.0,
         guess_weight: float = 5.0,
         lidar_depth_weight: float = 0.2,
+        typical_size_lwh_m: Sequence[Sequence[float]] | None = None,
     ) -> None:
         super().__init__()
+        sizes = torch.ones(num_classes, 3)
+        if typical_size_lwh_m is not None:
+            sizes = torch.tensor(typical_size_lwh_m)
+        if sizes.shape != (num_classes, 3):
+            raise ValueError(
+                f"typical_size_lwh_m must be {num_classes} x 3; found {tuple(sizes.shape)}"
+            )
         if bev_queries + image_queries < 1:
             raise ValueError(
                 "HeatmapQueries needs at least one BEV or image query; both counts are 0"
             )
         self.grid = grid
         self.bev_queries, self.image_queries = bev_queries, image_queries
+        self.image_queries_alone = image_queries_alone or image_queries
         self.small_labels, self.min_radius_cells = small_labels, min_radius_cells
         self.heat_weight, self.guess_weight = heat_weight, guess_weight
         self.lidar_depth_weight = lidar_depth_weight
         self.class_content = nn.Embedding(num_classes, channels)
         nn.init.normal_(self.class_content.weight, std=0.1)
+        self.class_log_size = nn.Parameter(sizes.log())
         if bev_queries:
             self.bev = PeakBranch(channels, hidden, num_classes, len(BOX_GUESS))
+            nn.init.constant_(self.bev.guess.bias[2], INITIAL_Z_M)  # type: ignore[index]
             self.box_content = nn.Linear(len(BOX_GUESS), channels)
         if image_queries:
             self.image = PeakBranch(channels, hidden, num_classes, 3)
             nn.init.constant_(self.image.guess.bias[2:], INITIAL_LOG_DEPTH)  # type: ignore[index]
-            self.class_log_size = nn.Parameter(torch.zeros(num_classes, 3))
 
     def forward(
         self, bev: BEVFeatures | None, images: ImageFeatures | None, batch: Batch
@@ -114,7 +134,7 @@ class HeatmapQueries(nn.Module):
                 heat.unflatten(0, size),
                 guess.unflatten(0, size),
             )
-            found.append(self._from_images(images, maps, batch))
+            found.append(self._from_images(images, maps, batch, known=found))
         if not found:
             present = [name for name, x in (("LiDAR", bev), ("camera", images)) if x is not None]
             raise ValueError(
@@ -134,7 +154,7 @@ class HeatmapQueries(nn.Module):
                 batch.boxes, self.grid, heat.shape[1:], min_radius=self.min_radius_cells
             )
             terms["bev_heat"] = self.heat_weight * _heat_loss(heat, targets.heat)
-            guess = _guess_loss(queries.maps["bev_guess"], targets)
+            guess = _guess_loss(queries.maps["bev_guess"], targets, self.class_log_size)
             terms["bev_guess"] = self.guess_weight * guess
         if "image_heat" in queries.maps:
             terms |= self._image_terms(
@@ -170,19 +190,31 @@ class HeatmapQueries(nn.Module):
         z = (guess[..., 2] - low) / (high - low)
         reference = torch.stack((x, y, z), dim=-1).clamp(0, 1)
         content = _at(bev.data.flatten(2), cell) + self.class_content(label)
-        box = join_slots(
-            self._metres(reference), guess[..., 3:6], guess[..., 6:8], guess[..., 8:10]
-        )
+        log_size = guess[..., 3:6] + self.class_log_size[label]
+        box = join_slots(self._metres(reference), log_size, guess[..., 6:8], guess[..., 8:10])
         logits = _own_logit(score, label, maps["bev_heat"].shape[1])
         return _Found(reference, content + self.box_content(guess), box, logits)
 
-    def _from_images(self, images: ImageFeatures, maps: dict[str, Tensor], batch: Batch) -> _Found:
+    def _from_images(
+        self,
+        images: ImageFeatures,
+        maps: dict[str, Tensor],
+        batch: Batch,
+        known: Sequence[_Found],
+    ) -> _Found:
+        """Peaks of the images, but for objects that ``known`` peaks hold already.
+
+        Depth from one image is rough: the same object, found twice, would stand at two places.
+        """
         assert batch.rig is not None
         rows, columns = images.data.shape[-2:]
         heat = maps["image_heat"].detach().sigmoid()
         peaks = self._suppress(heat.flatten(0, 1)).unflatten(0, heat.shape[:2])
+        for found in known:
+            peaks = peaks * ~self._shown(found, batch, peaks.shape)
         # All views in one tall map: the best peaks of a sample, whichever camera they are in.
-        score, label, cell = _top(peaks.transpose(1, 2).flatten(2, 3), self.image_queries)
+        count = self.image_queries if known else self.image_queries_alone
+        score, label, cell = _top(peaks.transpose(1, 2).flatten(2, 3), count)
         view, within = cell // (rows * columns), cell % (rows * columns)
         guess = _at(maps["image_guess"].detach().float().transpose(1, 2).flatten(2), cell)
         uv = torch.stack((within % columns, within // columns), dim=-1) + 0.5
@@ -198,6 +230,30 @@ class HeatmapQueries(nn.Module):
         box = join_slots(self._metres(reference), self.class_log_size[label], unknown, unknown)
         logits = _own_logit(score, label, heat.shape[2])
         return _Found(reference, _at(features, cell) + self.class_content(label), box, logits)
+
+    def _shown(self, found: _Found, batch: Batch, shape: Sequence[int]) -> Tensor:
+        """Cells in which images show peaks found elsewhere: bool of ``shape`` (B, V, K, h, w).
+
+        A peak covers its class around the projection of its reference point.
+        """
+        assert batch.rig is not None and batch.images is not None
+        shown = torch.zeros(*shape, device=found.reference.device)
+        sure = found.logits.amax(dim=2).sigmoid() > KNOWN_SCORE
+        label = found.logits.argmax(dim=2)
+        centers = self._metres(found.reference)
+        projections = batch.rig.ref_to_image().float()
+        for sample in range(shape[0]):
+            peak = sure[sample].nonzero().squeeze(1)
+            cell, _, _ = image_cells(
+                centers[sample, peak],
+                projections[sample],
+                (batch.images.shape[-2], batch.images.shape[-1]),
+                (shape[-2], shape[-1]),
+            )
+            view, seen = (cell >= 0).nonzero(as_tuple=True)
+            flat = shown[sample].flatten(2)
+            flat[view, label[sample, peak[seen]], cell[view, seen]] = 1
+        return max_pool2d(shown.flatten(0, 1), 3, stride=1, padding=1).view(*shape) > 0
 
     def _suppress(self, heat: Tensor) -> Tensor:
         """Zero what is not the maximum of its 3x3 neighbourhood, except in small classes."""
@@ -289,9 +345,10 @@ def _heat_loss(logits: Tensor, target: Tensor) -> Tensor:
     return gaussian_focal_loss(logits, target).sum() / positives
 
 
-def _guess_loss(guess: Tensor, targets: BevTargets) -> Tensor:
+def _guess_loss(guess: Tensor, targets: BevTargets, class_log_size: Tensor) -> Tensor:
     """L1 over the numbers of a box, averaged over the cells that should guess one."""
     predicted = guess.float().flatten(2).transpose(1, 2)[targets.sample, targets.cell]
+    predicted = predicted + nn.functional.pad(class_log_size[targets.label], (3, 4))
     weight = torch.ones(len(BOX_GUESS), device=guess.device)
     weight[-2:] = VELOCITY_WEIGHT
     known = torch.isfinite(targets.guess)

@@ -55,6 +55,7 @@ class BevTargets:
         heat: (B, K, rows, columns) in [0, 1].
         sample, cell: (M,) int64 sample and flat cell of every cell that should guess a box: the one
             that holds its centre, and the eight around it.
+        label: (M,) int64 class of the box.
         guess: (M, 10) the box as seen from the cell, in the order of :data:`BOX_GUESS`; NaN where
             unknown.
     """
@@ -62,6 +63,7 @@ class BevTargets:
     heat: Tensor
     sample: Tensor
     cell: Tensor
+    label: Tensor
     guess: Tensor
 
 
@@ -84,7 +86,7 @@ def bev_targets(
         [(grid.x_m[1] - grid.x_m[0]) / columns, (grid.y_m[1] - grid.y_m[0]) / rows], device=device
     )
     limit = torch.tensor([columns, rows], device=device)
-    heat, samples, cells, guesses = [], [], [], []
+    heat, samples, cells, labels, guesses = [], [], [], [], []
     for sample, every in enumerate(boxes):
         place = (every.center_m[:, :2].float() - low) / cell_m
         inside = ((place >= 0) & (place < limit)).all(dim=1) & (every.label >= 0)
@@ -103,8 +105,15 @@ def bev_targets(
         on_map = ((around >= 0) & (around < limit)).all(dim=2)
         cells.append((around[..., 1] * columns + around[..., 0])[on_map])
         samples.append(torch.full_like(cells[-1], sample))
+        labels.append(one.label[:, None].expand_as(on_map)[on_map])
         guesses.append(torch.cat((seen_from, rest), dim=2)[on_map])
-    return BevTargets(torch.stack(heat), torch.cat(samples), torch.cat(cells), torch.cat(guesses))
+    return BevTargets(
+        torch.stack(heat),
+        torch.cat(samples),
+        torch.cat(cells),
+        torch.cat(labels),
+        torch.cat(guesses),
+    )
 
 
 def _box_numbers(boxes: Boxes3D) -> Tensor:
@@ -141,7 +150,9 @@ def image_targets(batch: Batch, shape: tuple[int, int, int]) -> ImageTargets:
             points = batch.points[rows_of_sample]
             # Older sweeps show moving things where they no longer are.
             points = points[points[:, 4] < 0.06, :3]
-            cell, depth, _ = _cells(points, ref_to_image[sample], (height, width), (rows, columns))
+            cell, depth, _ = image_cells(
+                points, ref_to_image[sample], (height, width), (rows, columns)
+            )
             point_depth = _nearest(cell, depth, point_depth)
         parts.append((heat, center_depth, shift, point_depth))
     heat, center_depth, shift, point_depth = (torch.stack(part) for part in zip(*parts))
@@ -164,7 +175,9 @@ def _box_targets(
     rows, columns = shape[1:]
     views = len(ref_to_image)
     known = boxes.select(boxes.label >= 0)
-    cell, depth, shift = _cells(known.center_m.float(), ref_to_image, image_hw, (rows, columns))
+    cell, depth, shift = image_cells(
+        known.center_m.float(), ref_to_image, image_hw, (rows, columns)
+    )
     corner_uv, corner_depth = project_points(known.corners().float().reshape(-1, 3), ref_to_image)
     corner_uv = corner_uv.reshape(views, -1, 8, 2)
     complete = (corner_depth.reshape(views, -1, 8) > 0.1).all(dim=-1)
@@ -192,7 +205,7 @@ def _box_targets(
     return torch.stack(heat), nearest, shifts.transpose(1, 2).unflatten(2, (rows, columns))
 
 
-def _cells(
+def image_cells(
     xyz: Tensor, ref_to_image: Tensor, image_hw: tuple[int, int], shape: tuple[int, int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Flat cell (V, N), -1 where a point is outside the image, depth (V, N), shift (V, N, 2)."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from perception3d.heads.box_code import encode_boxes
@@ -39,6 +40,7 @@ class Denoising:
         label: (N,) int64 class target: the background index where the noise was large.
         target: (N, 10) clean box vectors.
         positive_share: expected share of rows that keep their class.
+        mean_rows: N averaged over the processes of a distributed run, at least 1.
     """
 
     reference: Tensor
@@ -50,6 +52,7 @@ class Denoising:
     label: Tensor
     target: Tensor
     positive_share: float
+    mean_rows: float
 
     @property
     def num_slots(self) -> int:
@@ -93,6 +96,8 @@ class DenoisingBuilder:
     def __call__(self, boxes: Sequence[Boxes3D], noise: Tensor | None = None) -> Denoising | None:
         """Queries for a batch, or None when there is no box or no room for a single group.
 
+        In a distributed run every process must call this once a step: they exchange N.
+
         Args:
             boxes: one set a sample; labels outside 0 .. num_classes - 1 are left out.
             noise: (N, 3) uniform numbers in [0, 1) in row order, u = 2 noise - 1; drawn if None.
@@ -101,10 +106,11 @@ class DenoisingBuilder:
         counts = [len(b) for b in boxes]
         largest = max(counts, default=0)
         groups = min(self.max_groups, self.query_budget // largest) if largest else 0
-        if groups == 0:
-            return None
         every = Boxes3D.cat(boxes)
         device = every.center_m.device
+        mean_rows = _mean_over_processes(groups * len(every), device)
+        if groups == 0:
+            return None
         box_index = torch.arange(len(every), device=device).repeat(groups)
         group = torch.arange(groups, device=device).repeat_interleave(len(every))
         sample = torch.cat([torch.full((n,), b, device=device) for b, n in enumerate(counts)])
@@ -130,7 +136,16 @@ class DenoisingBuilder:
             label=torch.where(u.norm(dim=-1) > self.split, self.num_classes, true_label),
             target=encode_boxes(every)[box_index],
             positive_share=PI / 6 * self.split**3,
+            mean_rows=max(mean_rows, 1.0),
         )
+
+
+def _mean_over_processes(count: int, device: torch.device) -> float:
+    if not (dist.is_available() and dist.is_initialized()):
+        return float(count)
+    total = torch.tensor(float(count), device=device)
+    dist.all_reduce(total)
+    return float(total) / dist.get_world_size()
 
 
 def usable_boxes(boxes: Boxes3D, num_classes: int) -> Boxes3D:

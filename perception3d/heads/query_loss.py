@@ -190,7 +190,8 @@ class QueryLoss:
         by_class = focal.sum(dim=(1, 2)) / max(rows * dn.positive_share, 1.0)
         weight = predicted.new_tensor(self.code_weights)
         by_box = (
-            weighted_l1(predicted, dn.target.expand(len(box), -1, -1), weight).sum(dim=1) / rows
+            weighted_l1(predicted, dn.target.expand(len(box), -1, -1), weight).sum(dim=1)
+            / dn.mean_rows
         )
         return {
             "dn_loss_cls": self.denoising_weight * self.class_weight * by_class,

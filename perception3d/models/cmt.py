@@ -124,8 +124,9 @@ class CMT(nn.Module):
     """The detector; which sensors it has follows from which branches are given.
 
     A model with both branches also runs on batches with one of them (``batch.points`` or
-    ``batch.images`` None): that sensor's tokens are absent then. (Masked-modal training, where
-    tokens stay and the sensor's values are zero, is a transform of the data.)
+    ``batch.images`` None): that sensor's tokens are absent then. Samples of one batch have the same
+    sensors. (Masked-modal training, where tokens stay and the sensor's values are zero, is a
+    transform of the data.)
 
     Args:
         lidar: None for a camera-only model.
@@ -158,6 +159,13 @@ class CMT(nn.Module):
                 f"tokens ({tokens.channels} channels, range {tokens.range_m}) and head "
                 f"({head.decoder.channels} channels, range {head.range_m}) must agree"
             )
+        if lidar is not None:
+            here, there = lidar.grid.range_m, tokens.range_m
+            if here[:2] + here[3:5] != there[:2] + there[3:5]:
+                raise ValueError(
+                    f"the LiDAR branch covers {here}, tokens and head {there}: BEV cells would be "
+                    "placed wrongly; give both one range"
+                )
         if denoising is not None and denoising.range_m != head.range_m:
             raise ValueError(
                 f"denoising range {denoising.range_m} and head range {head.range_m} must agree"
@@ -179,8 +187,10 @@ class CMT(nn.Module):
         """Outputs of all decoder layers.
 
         Raises:
-            ValueError: the batch has none of the sensors of this model.
+            ValueError: the batch has none of the sensors of this model, or a sensor for some of its
+                samples only.
         """
+        _refuse_mixed(batch, lidar=self.lidar is not None, image=self.image is not None)
         bev, images, cameras = None, None, None
         if self.lidar is not None and batch.points is not None and batch.offsets is not None:
             bev = self.tokens.share(self.lidar(batch.points, batch.offsets))
@@ -217,3 +227,15 @@ class CMT(nn.Module):
             )
             for i, (boxes, score) in enumerate(decoded)
         ]
+
+
+def _refuse_mixed(batch: Batch, *, lidar: bool, image: bool) -> None:
+    """A sample without a sensor would be answered as if that sensor had seen nothing."""
+    for column, (used, name) in enumerate(((lidar, "LiDAR points"), (image, "images"))):
+        present = batch.sensor_present[:, column]
+        if used and bool(present.any()) and not bool(present.all()):
+            without = [t for t, there in zip(batch.tokens, present.tolist()) if not there]
+            raise ValueError(
+                f"samples {', '.join(without)} have no {name}, others of the batch have: put them "
+                'into batches of their own, or blind the sensor with ModalMask(how="zero")'
+            )

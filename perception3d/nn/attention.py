@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import SDPBackend
 from torch.nn.functional import linear, scaled_dot_product_attention
 
-_log = logging.getLogger(__name__)
+#: Torch's numbers of its kernels.
+KERNELS = {
+    SDPBackend.MATH.value: "math",
+    SDPBackend.FLASH_ATTENTION.value: "flash",
+    SDPBackend.EFFICIENT_ATTENTION.value: "efficient",
+    SDPBackend.CUDNN_ATTENTION.value: "cudnn",
+}
 
 
 class MultiHeadAttention(nn.Module):
@@ -68,32 +72,27 @@ class MultiHeadAttention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
-def log_attention_backends(
-    *, channels: int, heads: int, device: torch.device, dtype: torch.dtype
-) -> list[str]:
-    """Find out, by trying, which exact kernels attention can use here; log and return their names.
+def attention_kernels(
+    model: nn.Module, device: torch.device, dtype: torch.dtype
+) -> dict[str, str] | None:
+    """Which of its exact kernels torch takes for a model's attention.
 
     Args:
-        channels, heads: as in :class:`MultiHeadAttention`.
+        model: its first :class:`MultiHeadAttention` is asked for.
         device, dtype: where and in which precision attention will run.
 
     Returns:
-        Names among "flash", "efficient", "cudnn", "math"; torch picks the first that fits a call.
+        Kernel ("flash", "efficient", "cudnn", "math") for calls "without mask" and "with mask";
+        None for a model without attention.
     """
-    backends = {
-        "flash": SDPBackend.FLASH_ATTENTION,
-        "efficient": SDPBackend.EFFICIENT_ATTENTION,
-        "cudnn": SDPBackend.CUDNN_ATTENTION,
-        "math": SDPBackend.MATH,
-    }
-    probe = torch.zeros(1, heads, 16, channels // heads, device=device, dtype=dtype)
-    available = []
-    for name, backend in backends.items():
-        try:
-            with sdpa_kernel(backend), torch.no_grad():
-                scaled_dot_product_attention(probe, probe, probe)
-            available.append(name)
-        except RuntimeError:
-            continue
-    _log.info("attention on %s in %s: %s", device, dtype, ", ".join(available))
-    return available
+    module = next((m for m in model.modules() if isinstance(m, MultiHeadAttention)), None)
+    if module is None:
+        return None
+    size = module.out_proj.in_features // module.heads
+    probe = torch.zeros(1, module.heads, 16, size, device=device, dtype=dtype, requires_grad=True)
+    mask = torch.ones(16, 16, dtype=torch.bool, device=device)
+    chosen = {}
+    for name, attn_mask in (("without mask", None), ("with mask", mask)):
+        number = torch._fused_sdp_choice(probe, probe, probe, attn_mask)
+        chosen[name] = KERNELS.get(number, f"number {number}")
+    return chosen

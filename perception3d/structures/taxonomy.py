@@ -77,6 +77,21 @@ NUSCENES_CLASS_RANGE_M = {
     "traffic_cone": 30.0,
 }
 
+#: Length, width, height in metres from which a model may start to learn sizes: rounded means, no
+#: ground truth.
+NUSCENES_TYPICAL_SIZE_LWH_M = {
+    "car": (4.6, 2.0, 1.7),
+    "truck": (6.9, 2.5, 2.8),
+    "construction_vehicle": (6.4, 2.8, 3.2),
+    "bus": (11.2, 3.0, 3.5),
+    "trailer": (12.3, 2.9, 3.9),
+    "barrier": (0.5, 2.5, 1.0),
+    "motorcycle": (2.1, 0.8, 1.5),
+    "bicycle": (1.7, 0.6, 1.3),
+    "pedestrian": (0.7, 0.7, 1.8),
+    "traffic_cone": (0.4, 0.4, 1.1),
+}
+
 #: Camera channels in the order in which frames hold them.
 CAMERA_CHANNELS = (
     "CAM_FRONT",

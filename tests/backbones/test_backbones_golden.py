@@ -53,8 +53,10 @@ class PillarCase:
         self.slots, self.count = inputs["voxels"], inputs["num_points"].long()
         coors = inputs["coors"].long()
         self.probe = inputs["probe"]
-        # 0.15 m pillars over +-54 m, z -5 to 3 m: the `settings` of the case.
-        self.grid = BEVGrid((-54.0, 54.0), (-54.0, 54.0), (-5.0, 3.0), 0.15)
+        x0, y0, z0, x1, y1, z1 = case.stated(r"range \[([^]]+)\]")
+        cell_x, cell_y, cell_z = case.stated(r"voxel \(([^)]+)\)")
+        assert cell_x == cell_y and cell_z == z1 - z0
+        self.grid = BEVGrid((x0, x1), (y0, y1), (z0, z1), cell_x)
         self.encoder = PillarEncoder(
             grid=self.grid, channels=self.probe.shape[1], max_points=self.slots.shape[1]
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -32,8 +34,8 @@ def test_outputs_declare_channels_and_strides() -> None:
 def test_norm_eval_and_checkpointing_change_no_value() -> None:
     torch.manual_seed(0)
     images = torch.randn(2, 3, 32, 32)
-    plain = ResNet(depth=50, width=4, norm_eval=True).train()
-    saving = ResNet(depth=50, width=4, norm_eval=True, checkpointing=True).train()
+    plain = ResNet(depth=50, width=8, norm_eval=True).train()
+    saving = ResNet(depth=50, width=8, norm_eval=True, checkpointing=True).train()
     saving.load_state_dict(plain.state_dict())
     for a, b in zip(plain(images), saving(images)):
         torch.testing.assert_close(a, b)
@@ -41,7 +43,7 @@ def test_norm_eval_and_checkpointing_change_no_value() -> None:
     sum(x.sum() for x in saving(images)).backward()
     for p, q in zip(plain.parameters(), saving.parameters()):
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-4)
-    assert torch.equal(plain.bn1.running_mean, torch.zeros(4))
+    assert torch.equal(plain.bn1.running_mean, torch.zeros(8))
     assert plain.bn1.weight.grad is not None
 
 
@@ -61,6 +63,15 @@ def test_masked_images_become_the_published_constants() -> None:
     torch.testing.assert_close(
         x[0, :, 0, 0], torch.tensor([-1.80, -2.03, -2.12]), rtol=0.0, atol=0.01
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"depth": 20}, "depths are 18"), ({"out_stages": (4,)}, "0 to 3"), ({"width": 4}, "of 8")],
+)
+def test_impossible_resnets_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ResNet(**({"depth": 18} | change))
 
 
 def test_grid_mask_keeps_rows_or_columns() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,14 @@ def make_dataset(
     (root / "maps").mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(root / "maps" / "prior.png"), np.zeros((8, 8), np.uint8))
     return root
+
+
+def edit(root: Path, table: str, change: Callable[[list[dict[str, Any]]], object]) -> None:
+    """Let ``change`` alter the rows of one table of a data set."""
+    path = root / VERSION / f"{table}.json"
+    rows = json.loads(path.read_text())
+    change(rows)
+    path.write_text(json.dumps(rows))
 
 
 def _quaternion(rotation: Rotation) -> list[float]:

@@ -1,11 +1,8 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 import pickle
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +11,11 @@ import pytest
 import torch
 
 from perception3d.datasets.nuscenes import (
-    ForeignIndexError,
     NuScenesFrames,
-    StaleIndexError,
-    load_index,
-    open_index,
 )
-from perception3d.datasets.nuscenes.arrays import save_arrays
-from perception3d.datasets.nuscenes.index import index_path
 from perception3d.datasets.nuscenes.splits import OFFICIAL_SPLITS, choose_version, official_scenes
 from perception3d.structures import BEVGrid
-from tests.datasets.nuscenes_fixture import SCENES, VERSION, make_dataset, token
+from tests.datasets.nuscenes_fixture import SCENES, VERSION, edit, make_dataset, token
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +29,6 @@ def copy(made: Path, tmp_path: Path) -> Path:
     root = tmp_path / "data"
     shutil.copytree(made, root, ignore=shutil.ignore_patterns("index"))
     return root
-
-
-def edit(root: Path, table: str, change: Callable[[list[dict[str, Any]]], object]) -> None:
-    path = root / VERSION / f"{table}.json"
-    rows = json.loads(path.read_text())
-    change(rows)
-    path.write_text(json.dumps(rows))
 
 
 def test_frames(made: Path) -> None:
@@ -240,61 +224,6 @@ def test_missing_map_expansion(made: Path) -> None:
     frames = NuScenesFrames(made, "made_val", map_grid=grid, load_images=False)
     with pytest.raises(FileNotFoundError, match=r"boston-seaport\.json is missing \(found: none\)"):
         frames[0]
-
-
-# The index.
-
-
-def test_index_is_used_again_and_rebuilt_when_stale(
-    copy: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    first = load_index(copy, VERSION)
-    assert first.path == copy / "index" / f"{VERSION}.npz" and "built in" in caplog.text
-    caplog.clear()
-    assert load_index(copy, VERSION).fingerprint == first.fingerprint and caplog.text == ""
-    edit(copy, "sample_annotation", lambda rows: rows[0].update(num_lidar_pts=39))
-    with pytest.raises(StaleIndexError, match=r"sample_annotation\.json changed.*delete"):
-        open_index(first.path, copy, VERSION)
-    assert load_index(copy, VERSION).fingerprint != first.fingerprint
-    assert "building it again" in caplog.text
-
-
-def test_edit_that_keeps_size_and_time_is_noticed(copy: Path) -> None:
-    index = load_index(copy, VERSION)
-    path = copy / VERSION / "log.json"
-    times = path.stat().st_mtime_ns
-    path.write_text(path.read_text().replace("2020-01-01", "2021-01-01"))
-    os.utime(path, ns=(times, times))
-    with pytest.raises(StaleIndexError, match="contents"):
-        open_index(index.path, copy, VERSION)
-
-
-def test_index_of_another_schema_is_stale(copy: Path) -> None:
-    index = load_index(copy, VERSION)
-    save_arrays(index.path, {**index.header, "schema": 0}, dict(index.arrays))
-    with pytest.raises(StaleIndexError, match="schema 0 and this code needs 1"):
-        open_index(index.path, copy, VERSION)
-    assert load_index(copy, VERSION).header["schema"] == 1
-
-
-@pytest.mark.parametrize("content", ["garbage", "other"])
-def test_foreign_file_is_left_alone(copy: Path, content: str) -> None:
-    path = index_path(copy, VERSION)
-    path.parent.mkdir()
-    if content == "garbage":
-        path.write_text("my notes")
-    else:
-        save_arrays(path, {"kind": "something else"}, {})
-    before = path.read_bytes()
-    with pytest.raises(ForeignIndexError, match="delete"):
-        load_index(copy, VERSION)
-    assert path.read_bytes() == before
-
-
-def test_index_in_a_cache_folder(copy: Path, tmp_path: Path) -> None:
-    index = load_index(copy, VERSION, tmp_path / "cache")
-    assert index.path.parent == tmp_path / "cache" and not (copy / "index").exists()
 
 
 # Splits.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,39 @@ def test_pictures_are_drawn(nusc: Any, tmp_path: Path) -> None:
     assert min(path.stat().st_size for path in (camera, lidar, overlay)) > 10_000
 
 
+@pytest.fixture
+def figures() -> Iterator[Any]:
+    """matplotlib.pyplot, with no figure left open before or after."""
+    import matplotlib.pyplot as plt
+
+    plt.close("all")
+    yield plt
+    plt.close("all")
+
+
+def test_a_sample_is_drawn_whole(nusc: Any, figures: Any, tmp_path: Path) -> None:
+    path = tmp_path / "sample.png"
+    nusc.render_sample(nusc.sample[3]["token"], out_path=str(path), verbose=False)
+    drawn = [ax for ax in figures.gcf().axes if ax.get_title() or ax.images or ax.lines]
+    assert len(drawn) >= 7, "six cameras and the LiDAR"
+    assert path.stat().st_size > 100_000
+
+
+def test_a_box_and_an_object_are_drawn(nusc: Any, figures: Any, tmp_path: Path) -> None:
+    # Seen by a camera: the devkit draws a box into the first camera that shows it.
+    box = next(
+        row
+        for row in nusc.sample_annotation
+        if row["category_name"] == "vehicle.car" and row["visibility_token"] == "4"
+    )
+    annotation = tmp_path / "annotation.png"
+    nusc.render_annotation(box["token"], out_path=str(annotation))
+    assert len(figures.gcf().axes) == 2, "LiDAR and camera"
+    instance = tmp_path / "instance.png"
+    nusc.render_instance(box["instance_token"], out_path=str(instance))
+    assert min(path.stat().st_size for path in (annotation, instance)) > 10_000
+
+
 def test_multisweep_points(nusc: Any) -> None:
     from nuscenes.utils.data_classes import LidarPointCloud
 
@@ -132,6 +166,27 @@ def test_map_masks(town_map: Any, place: tuple[float, float]) -> None:
     for name, layer in zip(layers[:6], mask[:6], strict=True):
         assert layer.any(), name
     assert mask[8].any(), "road divider"
+
+
+def test_map_mask_across_the_canvas_edge(town_map: Any) -> None:
+    """A patch half outside: nothing there, and inside the same as in a patch that lies inside."""
+    across = town_map.get_map_mask((0, 150, 200, 200), 0, LAYERS, (400, 400))
+    inside = town_map.get_map_mask((50, 150, 200, 100), 0, LAYERS, (400, 200))
+    assert across.shape == (len(LAYERS), 400, 400)
+    assert not across[:, :, :200].any()
+    assert across[0].any()
+    # Corners are rounded to pixels of the patch, so outlines may differ by one.
+    assert (across[:, :, 200:] == inside).mean() > 0.995
+
+
+def test_map_mask_of_the_whole_canvas(town_map: Any) -> None:
+    """Without a patch the devkit takes the 2979.5 m x 2118.1 m that it knows for the location."""
+    layers = town_map.get_map_mask(None, 0, LAYERS, (2118, 2980))
+    assert layers.shape == (len(LAYERS), 2118, 2980)
+    assert layers.any((1, 2)).all()
+    fine = town_map.get_map_mask(None, 0, LAYERS[:1], None)  # 0.6 GB
+    assert fine.shape == (1, 21181, 29795)
+    assert fine.mean() == pytest.approx(layers[0].mean(), rel=0.1)
 
 
 def test_map_questions(town_map: Any, place: tuple[float, float]) -> None:
@@ -181,12 +236,17 @@ def test_perfect_predictions_score_one(
         nusc, config_factory("detection_cvpr_2019"), str(path), split, str(tmp_path), verbose=False
     )
     metrics, _ = evaluation.evaluate()
-    present = {box.detection_name for box in evaluation.gt_boxes.all}
+    counts = Counter(box.detection_name for box in evaluation.gt_boxes.all)
+    assert len(counts) == 10, "the town holds every class in every split"
     summary = metrics.serialize()
-    for name, value in summary["mean_dist_aps"].items():
-        assert value == pytest.approx(1.0 if name in present else 0.0), name
-    if len(present) == 10:
-        assert summary["nd_score"] == pytest.approx(1.0)
+    assert summary["mean_dist_aps"] == pytest.approx(dict.fromkeys(counts, 1.0))
+    assert summary["tp_errors"] == pytest.approx(dict.fromkeys(summary["tp_errors"], 0.0), abs=1e-6)
+    assert len(summary["tp_errors"]) == 5
+    assert summary["mean_ap"] == pytest.approx(1.0)
+    assert summary["nd_score"] == pytest.approx(1.0)
+    # The generator's own count, by which it refuses a town, is the evaluator's.
+    stamp = json.loads((tiny_town / "town.json").read_text())
+    assert dict(counts) == stamp["learnable_boxes"][split]
 
 
 def perfect_results(nusc: Any, scenes: list[str]) -> dict[str, list[dict]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import orjson
@@ -19,26 +21,10 @@ import pytest
 from perception3d.datasets.town import build, record
 from perception3d.datasets.town.build import STAMP, VERSION, build_town, claim_folder
 from perception3d.datasets.town.files import BlobWriter
-from perception3d.datasets.town.settings import TownSettings
+from perception3d.datasets.town.settings import ScenePlan, plan_scenes
+from tests.town_fixture import SMALL, quiet
 
 ROOT = Path(__file__).parents[2]
-# The smallest town: two scenes of two key frames, thumbnails.
-SMALL = TownSettings(
-    seed=11,
-    train_scenes=1,
-    val_scenes=1,
-    scene_length_s=1.0,
-    train_districts=1,
-    val_districts=1,
-    image_scale=0.05,
-    keep_sweep_every=5,
-    density=0.4,
-    camera_sweeps=True,
-)
-
-
-def quiet(line: str) -> None:
-    """Drop progress lines."""
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -177,30 +163,92 @@ def test_a_complete_town_is_left_alone(small_town: Path) -> None:
     assert set(counts) == {"town_train", "town_val"}
 
 
-def test_shortage_names_split_and_class() -> None:
-    lines = build.shortage({"town_val": {"bus": 3, "car": 90}})
-    assert len(lines) == 1
-    assert "town_val" in lines[0]
-    assert "bus 3" in lines[0]
+def test_progress_tells_the_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+
+    def make(root: Path, settings: object, plan: ScenePlan) -> str:
+        nonlocal now_s
+        now_s += 10.0 + plan.index
+        return plan.name
+
+    monkeypatch.setattr(build, "_make_scene", make)
+    monkeypatch.setattr(build, "time", SimpleNamespace(monotonic=lambda: now_s))
+    lines: list[str] = []
+    settings = dataclasses.replace(SMALL, train_scenes=3, val_scenes=0)
+    build._make_scenes(tmp_path, settings, list(plan_scenes(settings)), 1, lines.append)
+    assert lines == [
+        "scene-0001 done (1 of 3), 10 s, about 20 s left",
+        "scene-0002 done (2 of 3), 21 s, about 10 s left",
+        "scene-0003 done (3 of 3), 33 s, about 0 s left",
+    ]
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_gives_the_same_bytes(small_town: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_and_resumed_gives_the_same_bytes(
+    small_town: Path, tmp_path: Path, processes: int
+) -> None:
     root = tmp_path / "town"
-    command = [sys.executable, "tools/make_town.py", "--out", str(root), "--processes", "1"]
-    command += ["--camera-sweeps"]
+    command = [sys.executable, "tools/make_town.py", "--out", str(root)]
+    command += ["--processes", str(processes), "--camera-sweeps"]
     for name, value in dataclasses.asdict(SMALL).items():
         if name not in ("quotas", "camera_sweeps"):
             command += [f"--{name.replace('_', '-')}", str(value)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    child = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
-    begin = time.monotonic()
-    while not list(root.glob("samples/LIDAR_TOP/*")):
-        assert time.monotonic() - begin < 120, "nothing was written"
-        assert child.poll() is None
-        time.sleep(0.02)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    child = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        begin = time.monotonic()
+        while not list(root.glob("samples/LIDAR_TOP/*")):
+            assert time.monotonic() - begin < 120, "nothing was written"
+            assert child.poll() is None
+            time.sleep(0.02)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        # The pipe ends with the last process that could write into it: none outlives the parent.
+        child.communicate(timeout=10)
+    except BaseException:  # leave no process behind when the test fails
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        raise
     assert not (root / VERSION).exists()
     subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
     assert digests(root) == digests(small_town)
+
+
+WORKER = """
+import os, sys, time
+from perception3d.datasets.town import workers
+if sys.argv[1] == "thread":
+    workers._end_by_kernel = lambda: False
+workers.end_with_parent(int(sys.argv[2]))
+print("working", flush=True)
+time.sleep(60)
+"""
+PARENT = """
+import os, subprocess, sys
+subprocess.run([sys.executable, "-c", sys.argv[1], sys.argv[2], str(os.getpid())])
+"""
+
+
+@pytest.mark.parametrize("how", ["kernel", "thread"])
+def test_a_worker_ends_with_its_parent(how: str) -> None:
+    command = [sys.executable, "-c", PARENT, WORKER, how]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"working\n"
+        parent.kill()
+        parent.communicate(timeout=10)  # returns once the worker's end of the pipe is closed too
+
+
+def test_a_worker_whose_parent_is_gone_does_not_begin() -> None:
+    nobody = "0"
+    command = [sys.executable, "-c", WORKER, "kernel", nobody]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (1, b"")

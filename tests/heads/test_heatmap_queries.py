@@ -142,6 +142,54 @@ def test_union_of_sensors_loss_and_gradients() -> None:
             assert parameter.grad is not None and bool(torch.isfinite(parameter.grad).all()), name
 
 
+def test_images_add_what_the_lidar_has_not_seen() -> None:
+    """An object that is a BEV peak already is no image peak of its class, whatever its depth."""
+    source = HeatmapQueries(channels=8, grid=GRID, bev_queries=1, image_queries=1).eval()
+    one = batch()
+    car, pedestrian = (two_boxes().select(two_boxes().label == k) for k in (CAR, PEDESTRIAN))
+    seen = bev_targets((car,), GRID, (10, 32, 32), min_radius=1)
+    guess = torch.zeros(1, 10, 32 * 32)
+    guess[seen.sample, :, seen.cell] = torch.nan_to_num(seen.guess)
+    source.bev = Fixed(seen.heat, guess.view(1, 10, 32, 32))
+    targets = image_targets(one, (10, 14, 25))
+    # The car is the stronger peak of the images, but 10 % too far.
+    heat = targets.heat[0].clone()
+    heat[:, PEDESTRIAN] *= 0.8
+    log_depth = targets.center_log_depth[0] - math.log(300.0 / REFERENCE_FOCAL_PX) + 0.1
+    source.image = Fixed(heat, torch.cat((targets.center_shift[0], log_depth[:, None]), dim=1))
+    features = BEVFeatures(torch.randn(1, 8, 32, 32), GRID)
+    images = ImageFeatures(torch.randn(1, 2, 8, 14, 25), 16)
+    together = source(features, images, one)
+    assert together.guess is not None
+    assert together.guess.logits[0].argmax(dim=1).tolist() == [CAR, PEDESTRIAN]
+    alone = source(None, images, one)
+    assert alone.guess is not None and int(alone.guess.logits[0].argmax()) == CAR
+    assert len(pedestrian) == 1
+
+
+def test_more_image_peaks_where_there_is_no_lidar() -> None:
+    source = HeatmapQueries(
+        channels=8, grid=GRID, bev_queries=5, image_queries=3, image_queries_alone=9
+    )
+    features = BEVFeatures(torch.randn(1, 8, 32, 32), GRID)
+    images = ImageFeatures(torch.randn(1, 2, 8, 14, 25), 16)
+    assert source(features, images, batch()).reference.shape[1] == 8
+    assert source(None, images, batch()).reference.shape[1] == 9
+    assert source(features, None, batch()).reference.shape[1] == 5
+
+
+def test_sizes_start_at_what_is_typical_of_the_class() -> None:
+    sizes = [(1.0 + k, 2.0, 3.0) for k in range(10)]
+    source = HeatmapQueries(channels=8, grid=GRID, bev_queries=4, typical_size_lwh_m=sizes).eval()
+    queries = source(BEVFeatures(torch.zeros(1, 8, 32, 32), GRID), None, batch())
+    assert queries.guess is not None
+    label = queries.guess.logits[0].argmax(dim=1)
+    length = queries.guess.box[0, :, 2].exp()
+    assert torch.allclose(length, torch.tensor(sizes)[label, 0], rtol=0.2)
+    with pytest.raises(ValueError, match="must be 10 x 3"):
+        HeatmapQueries(channels=8, grid=GRID, typical_size_lwh_m=sizes[:4])
+
+
 def test_a_batch_without_boxes_has_a_finite_loss() -> None:
     source = HeatmapQueries(channels=8, grid=GRID, bev_queries=5, image_queries=5)
     empty = dataclasses.replace(batch(), boxes=(Boxes3D.empty(),))

@@ -10,35 +10,13 @@ from perception3d.heads.box_code import BOX_BRANCHES
 from perception3d.heads.queries import QuerySet
 from perception3d.heads.query import QueryHead, QueryOutputs
 from perception3d.heads.query_decoder import QueryDecoder
-from perception3d.heads.query_denoising import DenoisingBuilder
 from perception3d.heads.query_loss import QueryLoss, Targets
-from perception3d.structures import Boxes3D
+from tests.golden_boxes import boxes_of, denoising_builder, range_of
 from tests.golden_cases import GoldenCase, golden, load_case
-
-RANGE_M = (-54.0, -54.0, -5.0, 54.0, 54.0, 3.0)
 
 
 def vector_of(inputs: dict[str, Tensor], prefix: str = "") -> Tensor:
     return torch.cat([inputs[prefix + name] for name in BOX_BRANCHES], dim=-1)
-
-
-def boxes_of(inputs: dict[str, Tensor]) -> list[Boxes3D]:
-    """Boxes of every sample: (n, 9) x, y, z of the bottom, sizes, yaw, velocity."""
-    boxes = []
-    for i in range(sum(key.startswith("gt_boxes_") for key in inputs)):
-        rows = inputs[f"gt_boxes_{i}"].reshape(-1, 9)
-        center = rows[:, :3].clone()
-        center[:, 2] += rows[:, 5] / 2
-        boxes.append(
-            Boxes3D.build(
-                center,
-                rows[:, 3:6],
-                rows[:, 6],
-                inputs[f"gt_labels_{i}"].reshape(-1),
-                velocity_mps=rows[:, 7:9],
-            )
-        )
-    return boxes
 
 
 @pytest.mark.parametrize("name", golden("cmt_loss"))
@@ -55,7 +33,7 @@ def test_golden_cmt_loss(name: str) -> None:
     layers, samples, queries, classes = inputs["cls_logits"].shape
     boxes = boxes_of(inputs)
     assert len(boxes) == samples
-    build = DenoisingBuilder(range_m=RANGE_M, num_classes=classes, query_budget=queries)
+    build = denoising_builder(case, inputs["noise"], boxes, queries=queries, classes=classes)
     denoising = build(boxes, inputs["noise"])
     assert denoising is not None
     case.check("pad_size", denoising.num_slots)
@@ -107,4 +85,11 @@ def test_golden_cmt_decode(name: str) -> None:
 
 def _decoding_head(case: GoldenCase, classes: int) -> QueryHead:
     decoder = QueryDecoder(channels=8, layers=1, heads=1, hidden=8)
-    return QueryHead(decoder=decoder, num_classes=classes, range_m=RANGE_M)
+    x0, y0, z0, x1, y1, z1 = case.stated(r"centre filter \[([^]]+)\]")
+    return QueryHead(
+        decoder=decoder,
+        num_classes=classes,
+        range_m=range_of(case),
+        max_boxes=int(case.stated(r"max_num=(\d+)")[0]),
+        decoded_range_m=(x0, y0, z0, x1, y1, z1),
+    )

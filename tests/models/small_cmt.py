@@ -36,7 +36,7 @@ def small_cmt(*, lidar: bool = True, image: bool = True, queries: int = 12, seed
         )
     image_branch = None
     if image:
-        resnet = ResNet(depth=18, width=4)
+        resnet = ResNet(depth=18, width=8)
         image_branch = ImageBranch(
             backbone=resnet,
             neck=CPFPN(resnet.channels, CHANNELS),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from perception3d.models.cmt import CMT
-from perception3d.structures import Batch
+from perception3d.structures import Batch, BEVGrid
 from tests.models.small_cmt import GRID, random_boxes, small_batch, small_cmt
 
 
@@ -53,6 +53,15 @@ def test_a_sensor_may_be_missing_at_run_time(batch: Batch, training: bool) -> No
 def test_a_batch_without_any_sensor_is_refused() -> None:
     with pytest.raises(ValueError, match="found neither"):
         small_cmt()(small_batch(points=None, images=False))
+
+
+@pytest.mark.parametrize("column", [0, 1], ids=["LiDAR", "cameras"])
+def test_a_sensor_that_only_some_samples_have_is_refused(column: int) -> None:
+    batch = small_batch()
+    present = batch.sensor_present.clone()
+    present[1, column] = False
+    with pytest.raises(ValueError, match=f"samples {batch.tokens[1]} have no"):
+        small_cmt()(replace(batch, sensor_present=present))
 
 
 def test_a_model_for_one_sensor_ignores_the_other() -> None:
@@ -164,6 +173,17 @@ def test_parts_that_do_not_fit_are_refused() -> None:
         CMT(
             lidar=model.lidar,
             image=None,
+            tokens=model.tokens,
+            queries=model.queries,
+            head=model.head,
+        )
+    wider = small_cmt().lidar
+    assert wider is not None
+    wider.grid = BEVGrid((-20.0, 20.0), (-20.0, 20.0), (-5.0, 3.0), 2.0)
+    with pytest.raises(ValueError, match="BEV cells would be placed wrongly"):
+        CMT(
+            lidar=wider,
+            image=model.image,
             tokens=model.tokens,
             queries=model.queries,
             head=model.head,

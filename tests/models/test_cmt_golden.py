@@ -12,12 +12,11 @@ from perception3d.heads.box_code import BOX_BRANCHES
 from perception3d.heads.queries import LearnedQueries, QuerySet
 from perception3d.heads.query import QueryHead
 from perception3d.heads.query_decoder import QueryDecoder
-from perception3d.heads.query_denoising import DenoisingBuilder
 from perception3d.nn.position import grid_centers
 from perception3d.structures import BEVFeatures, BEVGrid, Boxes3D, ImageFeatures
+from tests.golden_boxes import boxes_of, denoising_builder, range_of
 from tests.golden_cases import GoldenCase, golden, load_case
 
-RANGE_M = (-54.0, -54.0, -5.0, 54.0, 54.0, 3.0)
 HEAD = "pts_bbox_head."
 
 
@@ -38,25 +37,27 @@ class Parts(nn.Module):
             shapes.get(HEAD + "rv_embedding.0.weight"),
         )
         task = HEAD + "task_heads.0."
+        range_m = range_of(case)
         self.tokens = CrossModalTokens(
             channels=channels,
-            range_m=RANGE_M,
+            range_m=range_m,
             bev_channels=shared[1] if shared else None,
             cameras=ray is not None,
             ray_hidden=ray[0] if ray else 1,
             num_depths=ray[1] // 3 if ray else 1,
+            depth_m=(1.0, range_m[3]),
         )
         self.queries = LearnedQueries(case.inputs()["reference_points"].shape[0])
         decoder = QueryDecoder(
             channels=channels,
             layers=len(layers),
-            heads=8,
+            heads=int(case.stated(r"(\d+) attention heads")[0]),
             hidden=shapes[HEAD + "transformer.decoder.layers.0.ffns.0.layers.0.0.weight"][0],
         )
         self.head = QueryHead(
             decoder=decoder,
             num_classes=shapes[task + "cls_logits.3.bias"][0] // len(layers),
-            range_m=RANGE_M,
+            range_m=range_m,
             task_hidden=shapes[task + "cls_logits.0.weight"][0] // len(layers),
             task_kernel=shapes[task + "cls_logits.0.weight"][2],
         )
@@ -77,8 +78,9 @@ def sensors(
         bev = BEVFeatures(inputs["x"], grid)
     if "x_img" in inputs:
         batch = len(inputs["lidar2img"])
-        images = ImageFeatures(inputs["x_img"].unflatten(0, (batch, -1)), 16)
         height, width = inputs["pad_shape"].tolist()
+        stride = height // inputs["x_img"].shape[-2]
+        images = ImageFeatures(inputs["x_img"].unflatten(0, (batch, -1)), stride)
         cameras = Cameras(inputs["lidar2img"], (height, width))
     return bev, images, cameras
 
@@ -137,27 +139,10 @@ def test_golden_cmt_head(name: str) -> None:
 def _ray_part(parts: Parts, reference: Tensor, cameras: Cameras) -> Tensor:
     assert parts.tokens.ray is not None
     clipped = torch.logit(reference, eps=1e-5).sigmoid()
-    low, high = torch.tensor(RANGE_M[:3]), torch.tensor(RANGE_M[3:])
+    low, high = torch.tensor(parts.head.range_m[:3]), torch.tensor(parts.head.range_m[3:])
     return parts.tokens.ray.queries(
         clipped * (high - low) + low, cameras.ref_to_image, cameras.image_hw
     )
-
-
-def published_boxes(rows: Tensor, label: Tensor) -> Boxes3D:
-    """Boxes of a case: (n, 9) x, y, z of the bottom, sizes, yaw, velocity."""
-    center = rows[:, :3].clone()
-    center[:, 2] += rows[:, 5] / 2
-    return Boxes3D.build(center, rows[:, 3:6], rows[:, 6], label, velocity_mps=rows[:, 7:9])
-
-
-def boxes_of(inputs: dict[str, Tensor]) -> list[Boxes3D]:
-    samples = sum(key.startswith("gt_boxes_") for key in inputs)
-    return [
-        published_boxes(
-            inputs[f"gt_boxes_{i}"].reshape(-1, 9), inputs[f"gt_labels_{i}"].reshape(-1)
-        )
-        for i in range(samples)
-    ]
 
 
 @pytest.mark.parametrize("name", golden("cmt_dn"))
@@ -167,8 +152,8 @@ def test_golden_cmt_dn(name: str) -> None:
     parts, inputs = Parts(case), case.inputs()
     boxes = boxes_of(inputs)
     queries = len(inputs["reference_points"])
-    build = DenoisingBuilder(
-        range_m=RANGE_M, num_classes=parts.head.num_classes, query_budget=queries
+    build = denoising_builder(
+        case, inputs["noise"], boxes, queries=queries, classes=parts.head.num_classes
     )
     denoising = build(boxes, inputs["noise"])
     assert denoising is not None

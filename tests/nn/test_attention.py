@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-
 import pytest
 import torch
 from torch import nn
 
-from perception3d.nn.attention import MultiHeadAttention, log_attention_backends
+from perception3d.nn.attention import MultiHeadAttention, attention_kernels
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -45,10 +43,8 @@ def test_heads_must_divide_channels() -> None:
         MultiHeadAttention(12, 5)
 
 
-def test_the_kernels_that_can_be_used_are_logged(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO):
-        names = log_attention_backends(
-            channels=32, heads=4, device=torch.device("cpu"), dtype=torch.float32
-        )
-    assert "math" in names
-    assert f"attention on cpu in torch.float32: {', '.join(names)}" in caplog.text
+def test_the_kernel_that_torch_takes_is_named() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), MultiHeadAttention(32, 4))
+    found = attention_kernels(model, torch.device("cpu"), torch.float32)
+    assert found == {"without mask": "flash", "with mask": "flash"}
+    assert attention_kernels(nn.Linear(3, 3), torch.device("cpu"), torch.float32) is None

@@ -14,7 +14,7 @@ import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import orjson
@@ -36,28 +36,37 @@ def save_arrays(path: Path, header: Mapping[str, Any], arrays: Mapping[str, Arra
             behind.
         ValueError: an array holds Python objects.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = np.frombuffer(orjson.dumps(header), np.uint8)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary: Path | None = None
     try:
-        with os.fdopen(descriptor, "wb") as file, zipfile.ZipFile(file, "w") as archive:
-            for name, array in {HEADER_NAME: text, **arrays}.items():
-                if array.dtype.hasobject:
-                    raise ValueError(f"array {name!r} holds Python objects and cannot be mapped")
-                info = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-                info.extra = _padding(file.tell() + _LOCAL_HEADER_BYTES + len(info.filename) + 20)
-                with archive.open(info, "w", force_zip64=True) as entry:
-                    np.lib.format.write_array(
-                        entry, np.ascontiguousarray(array), allow_pickle=False
-                    )
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        temporary = Path(name)
+        with os.fdopen(descriptor, "wb") as file:
+            _write(file, header, arrays)
+            file.flush()
+            # Else a crash of the machine could leave the new name with unwritten pages behind it.
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
     except OSError as error:
         raise OSError(
-            f"cannot write {path}: {error.strerror or error}; free space there"
+            f"cannot write {path}: {error.strerror or error}; free space there, or write elsewhere"
         ) from error
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _write(file: IO[bytes], header: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
+    text = np.frombuffer(orjson.dumps(header), np.uint8)
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in {HEADER_NAME: text, **arrays}.items():
+            if array.dtype.hasobject:
+                raise ValueError(f"array {name!r} holds Python objects and cannot be mapped")
+            info = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            info.extra = _padding(file.tell() + _LOCAL_HEADER_BYTES + len(info.filename) + 20)
+            with archive.open(info, "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.ascontiguousarray(array), allow_pickle=False)
 
 
 def open_arrays(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -74,8 +83,15 @@ def open_arrays(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
             entries = archive.infolist()
         whole = np.memmap(path, np.uint8, mode="r")
         arrays = {info.filename.removesuffix(".npy"): _map_entry(whole, info) for info in entries}
-        header = orjson.loads(arrays.pop(HEADER_NAME).tobytes())
-    except (zipfile.BadZipFile, KeyError, ValueError, struct.error) as error:
+        header = dict(orjson.loads(arrays.pop(HEADER_NAME).tobytes()))
+    except (
+        zipfile.BadZipFile,
+        KeyError,
+        TypeError,
+        ValueError,
+        SyntaxError,
+        struct.error,
+    ) as error:
         raise ValueError(
             f"{path} is not an array file of this project, or is cut short ({error})"
         ) from None

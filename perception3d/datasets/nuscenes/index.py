@@ -1,9 +1,11 @@
 """The built index of one version: made once from the tables, then mapped by every process in
 milliseconds.
 
-A stale index (the tables changed, or this code's format did) is rebuilt, with the reason said. A
-file at its
-place that is no index, or belongs to another data set, is refused: it is not ours to overwrite.
+An index that is not this data set's, or not of this code's format, is refused with what was found,
+what was expected and what to do: the file may be somebody's, so it is not overwritten. An index of
+this data set whose tables changed since is not used either, but built again, because nothing can be
+lost by that and users expect edited tables to count at the next start; one WARNING line says why.
+Either way a new file appears complete or not at all.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 
 from perception3d.datasets.nuscenes.arrays import open_arrays, save_arrays
 from perception3d.datasets.nuscenes.build import build_arrays
-from perception3d.datasets.nuscenes.tables import INDEXED_TABLES
+from perception3d.datasets.nuscenes.tables import INDEXED_TABLES, column, read_table
 
 Array = NDArray[Any]
 
@@ -39,13 +41,11 @@ _SAMPLED_BLOCKS = 32
 
 
 class StaleIndexError(ValueError):
-    """The index was made from other tables or by another version of the code; building it again is
-    safe.
-    """
+    """The index is this data set's, but its tables changed since; building it again is safe."""
 
 
 class ForeignIndexError(ValueError):
-    """The file is no index, or the index of another data set; it is left alone."""
+    """The file is no index of this data set in this code's format; it is left alone."""
 
 
 class NuScenesIndex:
@@ -90,7 +90,10 @@ class NuScenesIndex:
 
 
 def load_index(root: Path, version: str, cache_dir: Path | None = None) -> NuScenesIndex:
-    """The index of a version, built when it is missing or stale (said at level INFO).
+    """The index of a version, built when it is missing or its tables changed since.
+
+    Building for changed tables is said in one line at level WARNING. The new file replaces the old
+    one in a single step, so that other processes see one or the other.
 
     Args:
         root: folder of the data set.
@@ -100,7 +103,8 @@ def load_index(root: Path, version: str, cache_dir: Path | None = None) -> NuSce
 
     Raises:
         FileNotFoundError: a table is missing.
-        ForeignIndexError: something else lies in the index's place.
+        ForeignIndexError: something else lies in the index's place; see :func:`open_index`.
+        OSError: the index cannot be written.
         ValueError: the tables contradict each other.
     """
     path = index_path(root, version, cache_dir)
@@ -108,15 +112,12 @@ def load_index(root: Path, version: str, cache_dir: Path | None = None) -> NuSce
         try:
             return open_index(path, root, version)
         except StaleIndexError as reason:
-            log.info("%s; building it again", reason)
+            log.warning("%s; building it again", reason)
     started = time.perf_counter()
     # Taken first: tables that change while they are read leave an index that is stale, not wrong.
     stamp = table_stamp(root, version)
     arrays = build_arrays(root, version, log.info)
-    header = {
-        "kind": KIND, "schema": SCHEMA, "convention": CONVENTION, "version": version, **stamp,
-    }  # fmt: skip
-    save_arrays(path, header, arrays)
+    save_arrays(path, {**_format(version), **stamp}, arrays)
     log.info("index of %s built in %.1f s: %s", version, time.perf_counter() - started, path)
     return NuScenesIndex(path)
 
@@ -124,35 +125,64 @@ def load_index(root: Path, version: str, cache_dir: Path | None = None) -> NuSce
 def open_index(path: Path, root: Path, version: str) -> NuScenesIndex:
     """Open an index after checking that it was made by this code from these tables.
 
+    Args:
+        path: the index file.
+        root: folder of the data set.
+        version: version folder in it.
+
     Raises:
-        ForeignIndexError: the file is no index, or of another version or data set.
-        StaleIndexError: format or tables changed since; says what, and how to build it again.
+        FileNotFoundError: the index or a table is missing.
+        ForeignIndexError: the file is no index, is cut short, or has another version, schema,
+            conventions or data set than expected; says which, and what to do.
+        StaleIndexError: the tables of this data set changed since; says which.
     """
-    advice = f"delete {path} to have it built again"
+    advice = f"delete {path} to have it built again, or name another cache_dir"
     try:
         index = NuScenesIndex(path)
     except ValueError as error:
-        raise ForeignIndexError(f"{error}; {advice}, or name another cache folder") from None
-    header = index.header
-    if header.get("kind") != KIND or header.get("version") != version:
         raise ForeignIndexError(
-            f"{path} is {header.get('kind', 'no index')!r} of version {header.get('version')!r}, "
-            f"not of {version!r}; name another cache folder, or {advice}"
-        )
-    if header.get("schema") != SCHEMA or header.get("convention") != CONVENTION:
-        raise StaleIndexError(
-            f"{path} has schema {header.get('schema')} and this code needs {SCHEMA} "
-            f"(conventions {'agree' if header.get('convention') == CONVENTION else 'differ'}); "
+            f"{error}; expected the index of {root / version}; {advice}"
+        ) from None
+    for name, expected in _format(version).items():
+        found = index.header.get(name)
+        if found != expected:
+            raise ForeignIndexError(
+                f"{path} is no index of {root / version} that this code can read: its {name} is "
+                f"{found!r}, expected {expected!r}; {advice}"
+            )
+    stamp = table_stamp(root, version)
+    made_from = index.header["tables"]
+    changed = [name for name in stamp["tables"] if stamp["tables"][name] != made_from.get(name)]
+    if not changed and stamp["content"] == index.fingerprint:
+        return index
+    _check_data_set(index, root / version, advice)
+    what = ", ".join(f"{name}.json" for name in changed) or "contents of the tables"
+    raise StaleIndexError(
+        f"{path} was made from other tables ({what} changed since; fingerprint "
+        f"{index.fingerprint}, expected {stamp['content']})"
+    )
+
+
+def _format(version: str) -> dict[str, Any]:
+    return {"kind": KIND, "schema": SCHEMA, "convention": CONVENTION, "version": version}
+
+
+def _check_data_set(index: NuScenesIndex, folder: Path, advice: str) -> None:
+    """Key frames are what a data set is; boxes, poses and splits of the same frames may be edited.
+
+    Times count as well as tokens: generators may give the frames of different data sets equal
+    tokens.
+    """
+    rows = read_table(folder, "sample")
+    token = [text.encode() for text in column(rows, "sample", "token")]
+    expected = set(zip(token, column(rows, "sample", "timestamp")))
+    found = set(zip(index["sample_token"].tolist(), index["sample_time_us"].tolist()))
+    if found != expected:
+        raise ForeignIndexError(
+            f"{index.path} is the index of another data set: found {len(found)} key frames, "
+            f"expected the {len(expected)} of {folder}, and {len(found & expected)} are the same; "
             f"{advice}"
         )
-    stamp = table_stamp(root, version)
-    changed = [
-        name for name in stamp["tables"] if stamp["tables"][name] != header["tables"].get(name)
-    ]
-    if stamp["content"] != header["content"] or changed:
-        what = ", ".join(f"{name}.json" for name in changed) or "contents"
-        raise StaleIndexError(f"{path} was made from other tables ({what} changed since); {advice}")
-    return index
 
 
 def index_path(root: Path, version: str, cache_dir: Path | None = None) -> Path:

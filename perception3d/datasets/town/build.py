@@ -28,14 +28,20 @@ from perception3d.datasets.town.layout import build_layout
 from perception3d.datasets.town.map_expansion import LOCATION, MapExpansion, semantic_prior
 from perception3d.datasets.town.plots import build_lots
 from perception3d.datasets.town.record import record
-from perception3d.datasets.town.settings import ScenePlan, TownSettings, plan_scenes
+from perception3d.datasets.town.settings import (
+    ClassQuotas,
+    ScenePlan,
+    TownSettings,
+    plan_scenes,
+)
 from perception3d.datasets.town.tables import VERSION, SceneTables, Tokens, merge_parts
+from perception3d.datasets.town.workers import end_with_parent
 from perception3d.datasets.town.world import DistrictWorld, build_district, build_scene
 
 STAMP = "town.json"
 WORK = ".town"  # parts, drawn grounds and unfinished files, until the town is complete
-QUOTA = 20  # boxes of each class with LiDAR points in its range that each split should hold
 Report = Callable[[str], None]
+Counts = dict[str, dict[str, int]]  # split -> class -> boxes
 
 
 def build_town(
@@ -44,7 +50,7 @@ def build_town(
     *,
     processes: int | None = None,
     report: Report = print,
-) -> dict[str, dict[str, int]]:
+) -> Counts:
     """Make a town, or finish one that was interrupted.
 
     Args:
@@ -58,14 +64,17 @@ def build_town(
 
     Raises:
         ValueError: if the folder holds something else: another data set, or a town of other
-            settings or generator version.
+            settings or generator version; or if a split lacks boxes of a class
+            (`min_boxes_per_class`): the scenes are kept, so that the same town with a lower
+            number is complete in a moment.
         OSError: disk full and the like; finished scenes are kept, the same command goes on.
         KeyboardInterrupt: likewise resumable.
     """
     stamp = claim_folder(root, settings)
     if stamp.get("complete"):
         report(f"{root} already holds this town, complete.")
-        counts: dict[str, dict[str, int]] = stamp["learnable_boxes"]
+        counts: Counts = stamp["learnable_boxes"]
+        require_boxes(counts, settings.min_boxes_per_class)
         return counts
     with _locked(root / WORK):
         plans = plan_scenes(settings)
@@ -75,7 +84,9 @@ def build_town(
             report(f"going on with {root}: {there} of {len(plans)} scenes are there")
         try:
             _make_scenes(root, settings, missing, processes or os.cpu_count() or 1, report)
-            counts = _finish(root, settings, plans)
+            counts = _count_boxes(root, plans)
+            require_boxes(counts, settings.min_boxes_per_class)
+            _finish(root, settings, plans, counts)
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 done = sum(_part(root, plan).exists() for plan in plans)
@@ -88,8 +99,6 @@ def build_town(
         except KeyboardInterrupt:
             report(f"stopped; run the same command again to go on with {root}")
             raise
-    for line in shortage(counts):
-        report(line)
     return counts
 
 
@@ -126,17 +135,32 @@ def claim_folder(root: Path, settings: TownSettings) -> dict[str, Any]:
     return wanted
 
 
-def shortage(counts: dict[str, dict[str, int]]) -> list[str]:
-    """Sentences about classes of which a split holds fewer than QUOTA learnable boxes."""
+def require_boxes(counts: Counts, least: int) -> None:
+    """Refuse a town in which a split holds too few boxes of a class to learn or to judge it.
+
+    Args:
+        counts: split -> class -> boxes with LiDAR points within the class's range.
+        least: as many there must be of each class.
+
+    Raises:
+        ValueError: names each split and class, what was found and what to do.
+    """
+    lacking: set[str] = set()
     lines = []
     for split, classes in counts.items():
-        rare = [f"{name} {count}" for name, count in classes.items() if count < QUOTA]
+        rare = {name: count for name, count in classes.items() if count < least}
+        lacking.update(rare)
         if rare:
-            lines.append(
-                f"note: {split} has fewer than {QUOTA} boxes with points of: {', '.join(rare)} "
-                "(more or longer scenes, or larger quotas, give more)"
-            )
-    return lines
+            lines.append(f"{split} holds {', '.join(f'{n} {k}' for n, k in rare.items())}")
+    if lacking:
+        quotas = [f"quotas.{name}" for name in sorted(lacking) if hasattr(ClassQuotas, name)]
+        knobs = ", ".join(quotas or ["density"])
+        raise ValueError(
+            f"too few boxes with LiDAR points within their class's range, wanted are {least} of "
+            f"each class: {'; '.join(lines)}. Ask for more or longer scenes (train_scenes, "
+            f"val_scenes, scene_length_s) or for more such objects ({knobs}) in another folder; or "
+            "take this town as it is with min_boxes_per_class 0: its scenes are finished and kept."
+        )
 
 
 def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
@@ -174,14 +198,17 @@ def _make_scenes(
         left = spent / done * (len(plans) - done)
         report(f"{name} done ({done} of {len(plans)}), {spent:.0f} s, about {left:.0f} s left")
 
-    if processes == 1 or len(plans) == 1:
+    if processes == 1 or len(plans) <= 1:
         for done, plan in enumerate(plans, 1):
             progress(done, _make_scene(root, settings, plan))
         return
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     stop = context.Event()
     with ProcessPoolExecutor(
-        min(processes, len(plans)), mp_context=context, initializer=_start_worker, initargs=(stop,)
+        min(processes, len(plans)),
+        mp_context=context,
+        initializer=_start_worker,
+        initargs=(stop, os.getpid()),
     ) as pool:
         try:
             for _ in pool.map(_draw_ground, [(root, settings, k) for k in districts]):
@@ -202,9 +229,12 @@ def _make_scenes(
 _stop: Any = None
 
 
-def _start_worker(stop: Any) -> None:
-    """Only the parent answers Ctrl-C; it then asks the workers to stop."""
+def _start_worker(stop: Any, parent: int) -> None:
+    """Only the parent answers Ctrl-C; it then asks the workers to stop. A parent that is killed can
+    ask nothing: then the workers end with it, or they would write on beside the next run.
+    """
     global _stop
+    end_with_parent(parent)
     _stop = stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -237,9 +267,19 @@ def _interruptible(readings: Iterator[Any]) -> Iterator[Any]:
         yield reading
 
 
+def _count_boxes(root: Path, plans: tuple[ScenePlan, ...]) -> Counts:
+    """Boxes with LiDAR points within their class's range, summed over the finished scenes."""
+    counts: Counts = {}
+    for plan in plans:
+        total = counts.setdefault(plan.split, {})
+        for name, count in orjson.loads(_part(root, plan).read_bytes())["learnable"].items():
+            total[name] = total.get(name, 0) + count
+    return counts
+
+
 def _finish(
-    root: Path, settings: TownSettings, plans: tuple[ScenePlan, ...]
-) -> dict[str, dict[str, int]]:
+    root: Path, settings: TownSettings, plans: tuple[ScenePlan, ...], counts: Counts
+) -> None:
     """Merge the parts, write tables, splits and maps, then the stamp; remove the work folder."""
     blobs = BlobWriter(root, root / WORK / "unfinished")
     token = Tokens(settings)
@@ -259,17 +299,12 @@ def _finish(
     for name, rows in merge_parts(settings, paths, map_file).items():
         blobs.write(f"{VERSION}/{name}.json", _json(rows))
     splits: dict[str, list[str]] = {}
-    counts: dict[str, dict[str, int]] = {}
-    for plan, path in zip(plans, paths, strict=True):
+    for plan in plans:
         splits.setdefault(plan.split, []).append(plan.name)
-        total = counts.setdefault(plan.split, {})
-        for name, count in orjson.loads(path.read_bytes())["learnable"].items():
-            total[name] = total.get(name, 0) + count
     blobs.write(f"{VERSION}/splits.json", _json(splits))
     stamp = {**settings.stamp(), "complete": True, "learnable_boxes": counts}
     blobs.write(STAMP, _json(stamp))
     shutil.rmtree(root / WORK, ignore_errors=True)
-    return counts
 
 
 def _part(root: Path, plan: ScenePlan) -> Path:

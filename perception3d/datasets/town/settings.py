@@ -81,6 +81,9 @@ class TownSettings:
         keep_sweep_every: keep every n-th LiDAR sweep between key frames (1 = all, 20 Hz).
         camera_sweeps: also write images between key frames, at 12 Hz.
         quotas: objects placed beside the route, by class.
+        min_boxes_per_class: boxes with LiDAR points within their class's range that each split must
+            hold of each of the ten classes, or the town is refused; 0 takes any town. It judges a
+            town and changes no byte of it.
     """
 
     seed: int = 0
@@ -96,6 +99,7 @@ class TownSettings:
     keep_sweep_every: int = 2
     camera_sweeps: bool = False
     quotas: ClassQuotas = field(default_factory=ClassQuotas)
+    min_boxes_per_class: int = 20
 
     def __post_init__(self) -> None:
         """Refuse values that cannot make a town.
@@ -136,12 +140,16 @@ class TownSettings:
         )
         for name, value in dataclasses.asdict(self.quotas).items():
             _check(f"quotas.{name}", value, 0 <= value <= 5, "0 to 5")
+        least = self.min_boxes_per_class
+        _check("min_boxes_per_class", least, least >= 0, ">= 0 (0 takes any town)")
 
     def stamp(self) -> dict[str, Any]:
         """The settings and the generator's version as plain JSON values: the identity of the town's
-        bytes.
+        bytes (so without `min_boxes_per_class`, which changes none).
         """
-        return {"generator_version": GENERATOR_VERSION, "settings": dataclasses.asdict(self)}
+        settings = dataclasses.asdict(self)
+        del settings["min_boxes_per_class"]
+        return {"generator_version": GENERATOR_VERSION, "settings": settings}
 
     @property
     def key_frames_per_scene(self) -> int:
