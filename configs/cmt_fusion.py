@@ -68,6 +68,8 @@ class Size:
     bev_widths: tuple[int, ...]
     bev_out: tuple[int, ...]
     neck_channels: int
+    token_stride: int
+    heat_hidden: int
     image_hw: tuple[int, int]
     image_resize: tuple[float, float]
     resnet_depth: int
@@ -80,10 +82,6 @@ class Size:
     bev_queries: int
     image_queries: int
     image_queries_alone: int
-    denoising_queries: int
-    heat_weight: float = 10.0
-    guess_weight: float = 5.0
-    ray_hidden: int
     num_depths: int
     sweeps: int
     batch_size: int
@@ -111,29 +109,26 @@ CAMERA_AUGMENT = GlobalAugment(
 
 SIZES = {
     "town": Size(
-        half_range_m=40.0, voxel_m=0.8, max_pillars=(10000, 10000), natural_units=True,
-        bev_depths=(1, 2, 2), bev_widths=(32, 64, 128), bev_out=(1, 2), neck_channels=64,
+        half_range_m=40.0, voxel_m=0.4, max_pillars=(20000, 20000), natural_units=True,
+        bev_depths=(0, 1, 2, 2), bev_widths=(24, 32, 64, 128), bev_out=(1, 2, 3), neck_channels=32,
+        token_stride=2, heat_hidden=48,
         image_hw=(224, 400), image_resize=(0.94, 1.1),
         resnet_depth=18, resnet_width=16,
         channels=128, heads=4, hidden=256, layers=2,
         learned_queries=200, bev_queries=150, image_queries=30, image_queries_alone=150,
-        denoising_queries=120,
-        ray_hidden=256, num_depths=32,
-        sweeps=5, batch_size=2, lr=4e-4, peak_ratio=8.0, epochs=1,
+        num_depths=32, sweeps=5, batch_size=2, lr=4e-4, peak_ratio=8.0, epochs=1,
         scene_augment=TOWN_AUGMENT, scene_augment_camera=TOWN_AUGMENT, drop_close="all",
         drop_path=0.0, dropout=0.0, grid_mask=False,
     ),
     "base": Size(
         half_range_m=54.0, voxel_m=0.15, max_pillars=(30000, 40000), natural_units=False,
         bev_depths=(2, 2, 1, 1, 1), bev_widths=(48, 96, 96, 96, 96), bev_out=(2, 3, 4),
-        neck_channels=96,
+        neck_channels=96, token_stride=1, heat_hidden=64,
         image_hw=(320, 800), image_resize=(0.47, 0.625),
         resnet_depth=50, resnet_width=64,
         channels=256, heads=8, hidden=1024, layers=6,
         learned_queries=900, bev_queries=200, image_queries=100, image_queries_alone=500,
-        denoising_queries=900,
-        ray_hidden=1024, num_depths=64,
-        sweeps=11, batch_size=4, lr=1.4e-4, peak_ratio=6.0, epochs=20,
+        num_depths=64, sweeps=11, batch_size=4, lr=1.4e-4, peak_ratio=6.0, epochs=20,
         scene_augment=GlobalAugment(), scene_augment_camera=CAMERA_AUGMENT, drop_close="none",
         drop_path=0.4, dropout=0.1, grid_mask=True,
     ),
@@ -147,6 +142,7 @@ def experiment(
     val_split: str | None = None,
     size: Literal["auto", "town", "base"] = "auto",
     queries: Literal["auto", "heatmap", "learned"] = "auto",
+    denoising_queries: int | None = None,
     voxel_m: float | None = None,
     half_range_m: float | None = None,
     sweeps: int | None = None,
@@ -173,6 +169,8 @@ def experiment(
         size: town (laptop), base (published head), or auto by the data.
         queries: where queries start: class peaks of heat maps, or the published learned table;
             auto is heatmap on the town.
+        denoising_queries: room for denoising queries in training, 0 for none. By default as many as
+            learned queries; beside heat maps none: there they cost time only (LOG.md).
         voxel_m: side of a pillar in metres.
         half_range_m: the grid reaches this far to each side, in metres.
         sweeps: LiDAR sweeps a sample, the key one included.
@@ -207,7 +205,9 @@ def experiment(
     source = partial(training_samples, root, chosen, sensors, seed, balance_classes)
     return Experiment(
         name=f"cmt_{sensors}_{name}",
-        model=partial(model, chosen, sensors, queries, pretrained=weights is not None),
+        model=partial(
+            model, chosen, sensors, queries, denoising_queries, pretrained=weights is not None
+        ),
         train=partial(source, masked=masked),
         val=partial(validation_samples, root, chosen, sensors),
         optimizer=AdamWSettings(
@@ -232,7 +232,14 @@ def experiment(
     )
 
 
-def model(size: Size, sensors: Sensors, queries: str, *, pretrained: bool = False) -> nn.Module:
+def model(
+    size: Size,
+    sensors: Sensors,
+    queries: str,
+    denoising_queries: int | None = None,
+    *,
+    pretrained: bool = False,
+) -> nn.Module:
     """The detector of a size; a pre-trained image backbone keeps its batch statistics."""
     lidar = None if sensors == "camera" else lidar_branch(size)
     image = None
@@ -241,6 +248,8 @@ def model(size: Size, sensors: Sensors, queries: str, *, pretrained: bool = Fals
             size, grid_mask=size.grid_mask and lidar is not None, frozen=pretrained
         )
     area = grid(size)
+    if denoising_queries is None:
+        denoising_queries = size.learned_queries if queries == "learned" else 0
     return CMT(
         lidar=lidar,
         image=image,
@@ -248,8 +257,9 @@ def model(size: Size, sensors: Sensors, queries: str, *, pretrained: bool = Fals
             channels=size.channels,
             range_m=area.range_m,
             bev_channels=None if lidar is None else lidar.channels,
+            bev_stride=size.token_stride,
             cameras=image is not None,
-            ray_hidden=size.ray_hidden,
+            ray_hidden=size.hidden,
             num_depths=size.num_depths,
             depth_m=(1.0, area.x_m[1]),
         ),
@@ -257,9 +267,9 @@ def model(size: Size, sensors: Sensors, queries: str, *, pretrained: bool = Fals
         if queries == "learned"
         else HeatmapQueries(
             channels=size.channels,
+            bev_channels=None if lidar is None else lidar.channels,
+            hidden=size.heat_hidden,
             grid=area,
-            heat_weight=size.heat_weight,
-            guess_weight=size.guess_weight,
             bev_queries=0 if lidar is None else size.bev_queries,
             image_queries=0 if image is None else size.image_queries,
             image_queries_alone=size.image_queries_alone,
@@ -280,7 +290,7 @@ def model(size: Size, sensors: Sensors, queries: str, *, pretrained: bool = Fals
         denoising=DenoisingBuilder(
             range_m=area.range_m,
             num_classes=len(NUSCENES_CLASSES),
-            query_budget=size.denoising_queries,
+            query_budget=denoising_queries,
         ),
     )
 

@@ -48,7 +48,7 @@ def main() -> int:
     results = RUN / "results.json"
     run("tools/submit.py", CONFIG, best, "--data", TOWN, "--out", results)
     run("tools/validate.py", results, "--data", TOWN, "--split", "town_val")
-    draw(results)
+    draw(results, RUN / "scores" / ("longer" if best == str(LONGER) else best) / "metrics.json")
 
     print("\n" + table(rows))
     print(f"\nleaderboard file   {results}\npictures           {PICTURES}/  (open page.html)")
@@ -78,12 +78,12 @@ def score(weights: str, name: str | None = None) -> dict[str, float]:
     return scores
 
 
-def draw(results: Path) -> None:
-    """Truth beside prediction, four ways."""
+def draw(results: Path, metrics: Path) -> None:
+    """Truth beside prediction, four ways; the page shows the scores too."""
     source = ("--data", TOWN, "--results", results, "--frame", 10)
     run("tools/view.py", "bev", *source, "--sweeps", 5, "--out", PICTURES / "bev.png")
     run("tools/view.py", "cameras", *source, "--out", PICTURES / "cameras.png")
-    page = ("--count", 20, "--every", 4, "--out", PICTURES / "page.html")
+    page = ("--metrics", metrics, "--count", 20, "--every", 4, "--out", PICTURES / "page.html")
     run("tools/view.py", "page", "--data", TOWN, "--results", results, *page)
     scene = ("--out", PICTURES / "scene.png", "--save", PICTURES / "scene.ply")
     # Where Open3D cannot draw, the command says what is missing; the other pictures are there.

@@ -143,7 +143,7 @@ def draw(frame: Frame, prediction: Prediction, out: Path) -> None:
     for name, image in (
         ("bev.png", draw_bev(frame, prediction, layout="overlay", min_score=0.3)),
         ("bev_side.png", draw_bev(frame, prediction, layout="side", min_score=0.3)),
-        ("cameras.png", draw_cameras(frame, prediction, layout="separate", min_score=0.3)),
+        ("cameras.png", draw_cameras(frame, prediction, layout="side", min_score=0.3)),
     ):
         print(write_image(out / name, image))
 

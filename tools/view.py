@@ -40,6 +40,11 @@ from perception3d.viewer import (
 )
 
 MAP_GRID = BEVGrid((-60.0, 60.0), (-60.0, 60.0), (-5.0, 3.0), 0.25)
+MAP_ADVICE = (
+    'Download "Map expansion pack (v1.3)" (nuScenes-map-expansion-v1.3.zip) from '
+    "https://www.nuscenes.org/nuscenes#download and unpack it into the data set's folder maps, so "
+    "that maps/expansion holds the JSON files; --no-map silences this note"
+)
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,9 @@ class Source:
     """Results file in the leaderboard's format; drawn beside the truth."""
     sweeps: int = 1
     """LiDAR sweeps merged."""
-    min_score: float = 0.25
-    """Predictions below it are not drawn."""
+    min_score: float | None = None
+    """Predictions below it are not drawn; when left out, as many are drawn as there are annotated
+    boxes with a LiDAR point inside, at a score of 0.1 to 0.4."""
     map: bool = True
     """Draw the map below, where the map expansion is there."""
 
@@ -127,7 +133,7 @@ def open_frames(source: Source) -> tuple[NuScenesFrames, NuScenesFrames]:
         missing = sorted(str(path) for path in needed if not path.is_file())
         grid = None if missing else MAP_GRID
         if missing:
-            print(f"no map is drawn: {missing[0]} is missing", file=sys.stderr)
+            print(f"no map is drawn: {missing[0]} is missing. {MAP_ADVICE}", file=sys.stderr)
     frames = NuScenesFrames(root, split, version=version, num_sweeps=source.sweeps, map_grid=grid)
     return frames, bare
 
@@ -176,17 +182,20 @@ def bev(
 def cameras(
     source: Source,
     out: Path = Path("cameras.jpg"),
-    layout: Literal["overlay", "separate"] = "overlay",
+    layout: Literal["side", "overlay"] = "side",
     points: bool = False,
-    tile_width_px: int = 800,
+    labels: bool = True,
+    tile_width_px: int = 640,
 ) -> None:
     """Draw the cameras of one sample with projected boxes.
 
     Args:
         source: what to draw.
         out: the .png or .jpg file.
-        layout: truth dashed below the prediction, or a mosaic each.
+        layout: every camera twice, the prediction right below the truth; or once, the truth dashed
+            below the prediction.
         points: project the LiDAR points, coloured by depth.
+        labels: write the names of large boxes beside them.
         tile_width_px: width of one camera's image.
     """
     frame, prediction = select(source).first()
@@ -196,6 +205,7 @@ def cameras(
         min_score=source.min_score,
         layout=layout,
         with_points=points,
+        with_labels=labels,
         tile_width_px=tile_width_px,
     )
     print(write_image(out, image))
@@ -205,6 +215,7 @@ def scene(
     source: Source,
     out: Path | None = None,
     save: Path | None = None,
+    layout: Literal["side", "overlay"] = "side",
     color_by: Literal["height", "intensity"] = "height",
 ) -> None:
     """Show one sample in 3-D: a window where there is a display, else a picture.
@@ -212,6 +223,7 @@ def scene(
     Args:
         source: what to draw.
         out: draw this .png file off-screen instead of opening a window.
+        layout: of a picture: truth beside the prediction, or dashed in the same view.
         save: save the points as this .ply file (and the boxes beside it) and open nothing, unless
             --out is given too. Needs no Open3D.
         color_by: what the colour of a point tells.
@@ -221,11 +233,11 @@ def scene(
     if save is not None:
         print(*write_ply(save, arrays), sep="\n")
     if out is not None:
-        print(render_scene(arrays, out))
+        print(render_scene(arrays, out, layout=layout))
     elif save is None and has_display():
         show_scene(arrays, title=f"{frame.log} {frame.token}")
     elif save is None:
-        print(render_scene(arrays, "scene.png"))
+        print(render_scene(arrays, "scene.png", layout=layout))
 
 
 def page(
@@ -244,29 +256,34 @@ def page(
         out: the .html file.
         count: number of frames, at most; about 0.35 MB each.
         every: take every n-th frame.
-        metrics: metrics.json of an evaluation, or any text file, shown beside the pictures.
+        metrics: metrics.json of an evaluation, whose figures head the page, or any text file.
         title: heading of the page.
         image_width_px: images are made at most this wide.
     """
     selection = select(source, count=count, every=every)
+    text, headline = read_metrics(metrics)
     written = write_page(
         out,
         selection.read(),
         selection.predictions,
         title=title or f"perception3d · {Path(source.data).stem}",
-        metrics=read_metrics(metrics),
+        metrics=text,
+        headline=headline,
         min_score=source.min_score,
         image_width_px=image_width_px,
     )
     print(f"{written} ({written.stat().st_size / 1e6:.1f} MB, {len(selection.tokens)} frames)")
 
 
-def read_metrics(path: Path | None) -> str:
-    """Turn a metrics file into text: the table of an evaluation's JSON, or the file as it is."""
+def read_metrics(path: Path | None) -> tuple[str, dict[str, float]]:
+    """Read a metrics file: the table and headline figures of an evaluation's JSON, or its text."""
     if path is None:
-        return ""
+        return "", {}
     text = path.read_text(encoding="utf-8")
-    return DetectionMetrics.from_json(text).table() if path.suffix == ".json" else text
+    if path.suffix != ".json":
+        return text, {}
+    metrics = DetectionMetrics.from_json(text)
+    return metrics.table(), metrics.summary()
 
 
 def main(arguments: list[str] | None = None) -> int:

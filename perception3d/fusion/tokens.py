@@ -52,6 +52,7 @@ class CrossModalTokens(nn.Module):
         channels: C of tokens; published 256.
         range_m: x, y, z minima, then maxima: what normalised coordinates 0 and 1 stand for.
         bev_channels: channels of the LiDAR features, None for a model without LiDAR.
+        bev_stride: tokens are this many cells of the LiDAR features wide; published 1.
         cameras: False for a model without cameras.
         ray_hidden: width of the ray MLP; published 1024.
         num_depths, depth_m: see :class:`RayPositionCode`.
@@ -66,13 +67,17 @@ class CrossModalTokens(nn.Module):
         channels: int,
         range_m: tuple[float, float, float, float, float, float],
         bev_channels: int | None,
+        bev_stride: int = 1,
         cameras: bool,
         ray_hidden: int = 1024,
         num_depths: int = 64,
         depth_m: tuple[float, float] = (1.0, 54.0),
     ) -> None:
         super().__init__()
-        self.shared_conv = None if bev_channels is None else _conv_norm_relu(bev_channels, channels)
+        self.shared_conv = (
+            None if bev_channels is None else _conv_norm_relu(bev_channels, channels, bev_stride)
+        )
+        self.bev_stride = bev_stride
         # The camera-only model has the plane code too: its queries use it.
         self.plane = PlanePositionCode(channels)
         self.ray = (
@@ -89,12 +94,15 @@ class CrossModalTokens(nn.Module):
         self.register_buffer("extent", high - low, persistent=False)
 
     def share(self, bev: BEVFeatures) -> BEVFeatures:
-        """LiDAR features (B, bev_channels, ny, nx) with C channels: 3x3 convolution, norm, ReLU."""
+        """LiDAR features (B, bev_channels, ny, nx) as (B, C, ny / stride, nx / stride).
+
+        3x3 convolution, norm, ReLU.
+        """
         if self.shared_conv is None:
             raise ValueError(
                 "these tokens were built without LiDAR (bev_channels=None); found BEV features"
             )
-        return BEVFeatures(self.shared_conv(bev.data), bev.grid)
+        return BEVFeatures(self.shared_conv(bev.data), bev.grid.stride(self.bev_stride))
 
     def memory(
         self, bev: BEVFeatures | None, images: ImageFeatures | None, cameras: Cameras | None
@@ -147,7 +155,7 @@ class CrossModalTokens(nn.Module):
         return position + self.ray.queries(reference_m, cameras.ref_to_image, cameras.image_hw)
 
 
-def _conv_norm_relu(in_channels: int, out_channels: int) -> nn.Sequential:
-    conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+def _conv_norm_relu(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
+    conv = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))

@@ -43,6 +43,12 @@ INITIAL_LOG_DEPTH = 3.0
 OTHER_LOGIT = -5.0
 #: A BEV peak above this score keeps image peaks of its class away from its projection.
 KNOWN_SCORE = 0.1
+#: Square roots of the thresholds of CenterPoint's circle suppression for the ten nuScenes classes
+#: (tianweiy/CenterPoint; WayneMao/PillarNeSt): nearer peaks are the same object, found twice.
+CLEARANCE_M = (2.0, 3.46, 3.46, 3.16, 3.16, 1.0, 0.92, 0.92, 0.42, 0.42)
+#: Initial shift of the logits of image peaks beside LiDAR's. After short training most of what only
+#: an image shows is nothing, and stood above LiDAR's true objects (LOG.md). It is learned.
+IMAGE_LOGIT_SHIFT = -2.0
 #: Weight of the guessed velocity beside the other numbers of a box.
 VELOCITY_WEIGHT = 0.2
 
@@ -51,14 +57,16 @@ class HeatmapQueries(nn.Module):
     """A :class:`perception3d.heads.queries.QuerySource` of heat-map peaks.
 
     Args:
-        channels: C of both feature maps and of the content.
+        channels: C of the image features and of the content.
+        bev_channels: of the BEV features; None for C.
         grid: extent to which reference points are normalised.
         num_classes: K.
         hidden: channels inside the branches.
         bev_queries: peaks taken from the BEV map; 0 leaves the BEV branch out.
         image_queries: peaks taken from all images of a sample together; 0 leaves the branch out.
         image_queries_alone: the same when there is no BEV map; None for as many.
-        small_labels: classes smaller than a cell, whose neighbours may all be peaks.
+        clearance_m: least distance between two BEV peaks of a class, one number a class.
+        small_labels: classes smaller than an image cell, whose neighbours may all be peaks.
         min_radius_cells: least Gaussian radius of a BEV target.
         heat_weight, guess_weight: weights of the heat maps' and the guesses' terms. The decoder's
             box losses are in metres and send gradients tens of times as large into the features:
@@ -72,12 +80,14 @@ class HeatmapQueries(nn.Module):
         self,
         *,
         channels: int,
+        bev_channels: int | None = None,
         grid: BEVGrid,
         num_classes: int = 10,
         hidden: int = 64,
         bev_queries: int = 150,
         image_queries: int = 0,
         image_queries_alone: int | None = None,
+        clearance_m: Sequence[float] = CLEARANCE_M,
         small_labels: tuple[int, ...] = (5, 8, 9),
         min_radius_cells: int = 1,
         heat_weight: float = 10.0,
@@ -100,6 +110,11 @@ class HeatmapQueries(nn.Module):
         self.grid = grid
         self.bev_queries, self.image_queries = bev_queries, image_queries
         self.image_queries_alone = image_queries_alone or image_queries
+        if len(clearance_m) != num_classes:
+            raise ValueError(
+                f"clearance_m must hold {num_classes} numbers; found {len(clearance_m)}"
+            )
+        self.clearance_m = tuple(clearance_m)
         self.small_labels, self.min_radius_cells = small_labels, min_radius_cells
         self.heat_weight, self.guess_weight = heat_weight, guess_weight
         self.lidar_depth_weight = lidar_depth_weight
@@ -107,12 +122,16 @@ class HeatmapQueries(nn.Module):
         nn.init.normal_(self.class_content.weight, std=0.1)
         self.class_log_size = nn.Parameter(sizes.log())
         if bev_queries:
-            self.bev = PeakBranch(channels, hidden, num_classes, len(BOX_GUESS))
+            bev_channels = channels if bev_channels is None else bev_channels
+            self.bev = PeakBranch(bev_channels, hidden, num_classes, len(BOX_GUESS))
+            self.bev_content = nn.Linear(bev_channels, channels)
             nn.init.constant_(self.bev.guess.bias[2], INITIAL_Z_M)  # type: ignore[index]
             self.box_content = nn.Linear(len(BOX_GUESS), channels)
         if image_queries:
             self.image = PeakBranch(channels, hidden, num_classes, 3)
             nn.init.constant_(self.image.guess.bias[2:], INITIAL_LOG_DEPTH)  # type: ignore[index]
+            if bev_queries:
+                self.image_logit_shift = nn.Parameter(torch.tensor(IMAGE_LOGIT_SHIFT))
 
     def forward(
         self, bev: BEVFeatures | None, images: ImageFeatures | None, batch: Batch
@@ -179,7 +198,7 @@ class HeatmapQueries(nn.Module):
     def _from_bev(self, bev: BEVFeatures, maps: dict[str, Tensor]) -> _Found:
         rows, columns = bev.data.shape[-2:]
         score, label, cell = _top(
-            self._suppress(maps["bev_heat"].detach().sigmoid()), self.bev_queries
+            self._clear(maps["bev_heat"].detach().sigmoid()), self.bev_queries
         )
         guess = _at(maps["bev_guess"].detach().float().flatten(2), cell)
         # A guess reaches one cell beyond its own; what is wilder is not yet learned.
@@ -189,7 +208,7 @@ class HeatmapQueries(nn.Module):
         low, high = self.grid.z_m
         z = (guess[..., 2] - low) / (high - low)
         reference = torch.stack((x, y, z), dim=-1).clamp(0, 1)
-        content = _at(bev.data.flatten(2), cell) + self.class_content(label)
+        content = self.bev_content(_at(bev.data.flatten(2), cell)) + self.class_content(label)
         log_size = guess[..., 3:6] + self.class_log_size[label]
         box = join_slots(self._metres(reference), log_size, guess[..., 6:8], guess[..., 8:10])
         logits = _own_logit(score, label, maps["bev_heat"].shape[1])
@@ -229,6 +248,8 @@ class HeatmapQueries(nn.Module):
         unknown = torch.zeros_like(reference[..., :2])
         box = join_slots(self._metres(reference), self.class_log_size[label], unknown, unknown)
         logits = _own_logit(score, label, heat.shape[2])
+        if known:
+            logits = logits + self.image_logit_shift
         return _Found(reference, _at(features, cell) + self.class_content(label), box, logits)
 
     def _shown(self, found: _Found, batch: Batch, shape: Sequence[int]) -> Tensor:
@@ -254,6 +275,18 @@ class HeatmapQueries(nn.Module):
             flat = shown[sample].flatten(2)
             flat[view, label[sample, peak[seen]], cell[view, seen]] = 1
         return max_pool2d(shown.flatten(0, 1), 3, stride=1, padding=1).view(*shape) > 0
+
+    def _clear(self, heat: Tensor) -> Tensor:
+        """Zero BEV cells that are not the maximum within the clearance of their class."""
+        cell_m = (self.grid.x_m[1] - self.grid.x_m[0]) / heat.shape[-1]
+        cleared = torch.zeros_like(heat)
+        reach = torch.tensor(self.clearance_m).div(cell_m).long()
+        for cells in reach.unique().tolist():
+            labels = (reach == cells).nonzero().squeeze(1)
+            part = heat[:, labels]
+            peak = part == max_pool2d(part, 2 * cells + 1, stride=1, padding=cells)
+            cleared[:, labels] = part * peak
+        return cleared
 
     def _suppress(self, heat: Tensor) -> Tensor:
         """Zero what is not the maximum of its 3x3 neighbourhood, except in small classes."""

@@ -62,8 +62,8 @@ class QuerySource(Protocol):
         """Queries of a batch.
 
         Args:
-            bev: LiDAR features as the memory holds them (after the shared convolution), None
-                without LiDAR.
+            bev: LiDAR features before the convolution that makes tokens of them, None without
+                LiDAR.
             images: image features as the memory holds them (the neck's finest map), None without
                 cameras.
             batch: for the cameras (``batch.rig``) and the batch size; sources don't read its boxes.

@@ -191,13 +191,14 @@ class CMT(nn.Module):
                 samples only.
         """
         _refuse_mixed(batch, lidar=self.lidar is not None, image=self.image is not None)
-        bev, images, cameras = None, None, None
+        bev, shared, images, cameras = None, None, None, None
         if self.lidar is not None and batch.points is not None and batch.offsets is not None:
-            bev = self.tokens.share(self.lidar(batch.points, batch.offsets))
+            bev = self.lidar(batch.points, batch.offsets)
+            shared = self.tokens.share(bev)
         if self.image is not None and batch.images is not None and batch.rig is not None:
             images, image_hw = self.image(batch.images)
             cameras = Cameras(batch.rig.ref_to_image(), image_hw)
-        memory = self.tokens.memory(bev, images, cameras)
+        memory = self.tokens.memory(shared, images, cameras)
         return self.head(
             memory.data,
             memory.position,

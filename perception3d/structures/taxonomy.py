@@ -110,7 +110,7 @@ CLASS_COLORS = {
     "bus": (255, 92, 138),
     "trailer": (186, 104, 255),
     "barrier": (132, 151, 176),
-    "motorcycle": (255, 61, 99),
+    "motorcycle": (190, 230, 60),
     "bicycle": (236, 64, 240),
     "pedestrian": (64, 132, 255),
     "traffic_cone": (64, 224, 208),

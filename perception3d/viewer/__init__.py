@@ -9,10 +9,10 @@ from perception3d.viewer.scene3d import (
     SceneUnavailableError,
     has_display,
     render_scene,
-    scene_arrays,
     show_scene,
-    write_ply,
 )
+from perception3d.viewer.scene3d_arrays import scene_arrays
+from perception3d.viewer.scene3d_ply import write_ply
 
 __all__ = [
     "SceneUnavailableError",

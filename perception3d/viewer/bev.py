@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from perception3d.structures import Frame, MapRaster, PointCloud, Prediction
 from perception3d.structures.taxonomy import NUSCENES_CLASSES
-from perception3d.viewer.canvas import Canvas, Rect
+from perception3d.viewer.canvas import Canvas, Rect, text_width
 from perception3d.viewer.colors import (
     BACKGROUND,
     EGO,
@@ -20,22 +20,36 @@ from perception3d.viewer.colors import (
     TEXT,
     height_colors,
     intensity_colors,
-    map_color,
-    map_weight,
+    text_color,
 )
 from perception3d.viewer.drawable import (
     BoxArrays,
     check_same_sample,
     ego_outline,
+    frame_score,
     prediction_arrays,
     to_numpy,
     truth_arrays,
     up_rotation,
 )
-from perception3d.viewer.legend import draw_legend
+from perception3d.viewer.ground import paint_map
+from perception3d.viewer.labels import LabelLayout
+from perception3d.viewer.legend import (
+    HEADER_PX,
+    Entry,
+    boxes_note,
+    class_entries,
+    draw_header,
+    draw_legend,
+    legend_height,
+    line_entries,
+    map_entries,
+    point_entry,
+    wrap,
+)
 
 Floats = NDArray[Any]
-HEADER_PX, FOOTER_PX, GAP_PX = 52, 44, 8
+GAP_PX = 8
 VELOCITY_S = 1.0
 """A velocity arrow ends where the object will be after this time."""
 
@@ -85,7 +99,7 @@ def draw_bev(
     prediction: Prediction | None = None,
     *,
     classes: tuple[str, ...] = NUSCENES_CLASSES,
-    min_score: float = 0.25,
+    min_score: float | None = None,
     extent_m: float = 52.0,
     size_px: int = 900,
     layout: Literal["side", "overlay"] = "side",
@@ -101,7 +115,8 @@ def draw_bev(
         frame: The sample; boxes, points, map and all coordinates in `ref`.
         prediction: Boxes with scores of the same sample.
         classes: Class names by label.
-        min_score: Predictions below it are not drawn.
+        min_score: Predictions below it are not drawn; None chooses it by
+            :func:`perception3d.viewer.drawable.balanced_score`.
         extent_m: Half side of the square shown.
         size_px: Side of a panel.
         layout: See above.
@@ -118,40 +133,72 @@ def draw_bev(
         raise ValueError(
             f"extent_m = {extent_m} and size_px = {size_px}; give an extent > 0 and a size >= 64"
         )
-    truth = truth_arrays(frame, classes)
-    panels: list[tuple[str, BoxArrays | None, BoxArrays | None]] = [("truth", truth, None)]
+    truth, predicted = truth_arrays(frame, classes), None
+    panels: list[tuple[BoxArrays | None, BoxArrays | None]] = [(truth, None)]
+    score = 0.0
     if prediction is not None:
-        predicted = prediction_arrays(prediction, classes, min_score)
-        name = f"prediction (score >= {min_score:g})"
-        panels = (
-            [("truth", truth, None), (name, None, predicted)]
-            if layout == "side"
-            else [(f"truth dashed, {name} solid", truth, predicted)]
-        )
+        score = frame_score(truth, prediction, min_score)
+        predicted = prediction_arrays(prediction, classes, score)
+        panels = [(truth if layout == "overlay" else None, predicted)]
+        if layout == "side":
+            panels.insert(0, (truth, None))
     views = [
         BevView(extent_m, size_px, i * (size_px + GAP_PX), HEADER_PX, up_rotation(frame))
         for i in range(len(panels))
     ]
     width = len(panels) * (size_px + GAP_PX) - GAP_PX
-    image = np.full((HEADER_PX + size_px + FOOTER_PX, width, 3), PANEL, dtype=np.uint8)
+    rows = wrap(_legend(frame, classes, predicted, color_by, layout == "overlay"), width)
+    height = HEADER_PX + size_px + legend_height(rows)
+    image = np.full((height, width, 3), PANEL, dtype=np.uint8)
     ground = _ground(frame, views[0], color_by)
     for view in views:
         left = int(view.left_px)
         image[HEADER_PX : HEADER_PX + size_px, left : left + size_px] = ground
     canvas = Canvas(image)
-    for (name, truth_boxes, predicted_boxes), view in zip(panels, views, strict=True):
-        _draw_rings(canvas, view)
-        canvas.polygon(view.to_pixels(ego_outline(frame)), fill=EGO, fill_alpha=0.9, clip=view.rect)
-        both = truth_boxes is not None and predicted_boxes is not None
-        if truth_boxes is not None:
-            draw_boxes(canvas, view, truth_boxes, dashed=both)
-        if predicted_boxes is not None:
-            draw_boxes(canvas, view, predicted_boxes)
-        _draw_panel_title(canvas, view, name, truth_boxes, predicted_boxes, frame)
-    _draw_header(canvas, frame)
-    middle = canvas.height - FOOTER_PX / 2
-    draw_legend(canvas, classes, (0.0, middle), float(canvas.width), anchor="center")
+    for (truth_boxes, predicted_boxes), view in zip(panels, views, strict=True):
+        _draw_panel(canvas, view, frame, truth_boxes, predicted_boxes)
+        wanted = predicted_boxes is None or layout == "overlay"
+        title = boxes_note(truth_boxes, predicted_boxes, score, truth_wanted=wanted)
+        _draw_panel_title(canvas, view, title, frame)
+    points = "no points" if frame.points is None else f"{len(frame.points):,} LiDAR points"
+    note = f"{points}, {2 * extent_m:g} m from side to side, the vehicle's front points up"
+    draw_header(canvas, frame, note)
+    draw_legend(canvas, rows, HEADER_PX + size_px)
     return canvas.rgb()
+
+
+def _draw_panel(
+    canvas: Canvas,
+    view: BevView,
+    frame: Frame,
+    truth: BoxArrays | None,
+    predicted: BoxArrays | None,
+) -> None:
+    """Draw range rings, the own car, boxes and scores."""
+    _draw_rings(canvas, view)
+    canvas.polygon(view.to_pixels(ego_outline(frame)), fill=EGO, fill_alpha=0.9, clip=view.rect)
+    if truth is not None:
+        draw_boxes(canvas, view, truth, dashed=predicted is not None)
+    if predicted is not None:
+        draw_boxes(canvas, view, predicted)
+        _draw_scores(canvas, view, predicted)
+
+
+def _legend(
+    frame: Frame,
+    classes: tuple[str, ...],
+    predicted: BoxArrays | None,
+    color_by: str,
+    overlay: bool,
+) -> list[list[Entry]]:
+    """Collect what the picture holds: class colours, then lines, map areas and points."""
+    keys = line_entries(frame.boxes is not None, predicted is not None, overlay=overlay)
+    keys.append(Entry(f"way in {VELOCITY_S:g} s", "arrow", [EGO]))
+    if frame.map is not None:
+        keys += map_entries(frame.map.classes)
+    if frame.points is not None and len(frame.points):
+        keys.append(point_entry(color_by))
+    return [class_entries(classes, truth_arrays(frame, classes)), keys]
 
 
 def _ground(frame: Frame, view: BevView, color_by: str) -> NDArray[np.uint8]:
@@ -177,14 +224,9 @@ def _paint_map(panel: NDArray[np.uint8], raster: MapRaster, view: BevView) -> No
     cells = np.array([(0.0, 0.0), (grid.nx, 0.0), (0.0, grid.ny)], dtype=np.float32) - 0.5
     pixels = (view.to_pixels(corners) - 0.5).astype(np.float32)
     affine = cv2.getAffineTransform(cells.astype(np.float32), pixels)
-    blended = panel.astype(np.float32)
-    for name, mask in zip(raster.classes, to_numpy(raster.mask), strict=True):
-        alpha = cv2.warpAffine(
-            mask.astype(np.float32), affine, (view.size_px, view.size_px), flags=cv2.INTER_LINEAR
-        )
-        blended += (alpha * map_weight(name))[..., None] * (
-            np.array(map_color(name), dtype=np.float32) - blended
-        )
+    size = (view.size_px, view.size_px)
+    picture = cv2.warpAffine(paint_map(raster), affine, size, flags=cv2.INTER_LINEAR)
+    blended = picture[..., :3] + (1.0 - picture[..., 3:]) * panel.astype(np.float32)
     panel[:] = blended.round().clip(0, 255).astype(np.uint8)
 
 
@@ -214,11 +256,20 @@ def _draw_rings(canvas: Canvas, view: BevView) -> None:
         canvas.circle(center, radius * view.px_per_m, LINE, width_px=1.0, alpha=0.9, clip=view.rect)
         if radius < view.extent_m:
             at = center + np.array([0.7071, 0.7071]) * radius * view.px_per_m
-            canvas.text(at, f"{radius} m", FAINT_TEXT, size_px=11, anchor="center", clip=view.rect)
+            canvas.text(
+                at,
+                f"{radius} m",
+                FAINT_TEXT,
+                size_px=11,
+                anchor="center",
+                background=BACKGROUND,
+                background_alpha=0.55,
+                clip=view.rect,
+            )
 
 
 def draw_boxes(canvas: Canvas, view: BevView, boxes: BoxArrays, *, dashed: bool = False) -> None:
-    """Draw boxes from above: outline, heading from the centre to the front, velocity, score."""
+    """Draw boxes from above: outline, heading from the centre to the front, velocity."""
     footprints = view.to_pixels(boxes.corners_m[:, :4, :2])
     centers = view.to_pixels(boxes.center_m[:, :2])
     left, top, right, bottom = view.rect
@@ -241,50 +292,43 @@ def draw_boxes(canvas: Canvas, view: BevView, boxes: BoxArrays, *, dashed: bool 
         nose = front.mean(axis=0)
         if not dashed:
             canvas.lines(front[None], color, width_px=3.2, clip=view.rect)
-        canvas.lines(np.stack([center, nose])[None], color, width_px=1.3, clip=view.rect)
+        heading = np.stack([center, nose])[None]
+        canvas.lines(heading, color, width_px=1.3, dashed=dashed, clip=view.rect)
         velocity = boxes.velocity_mps[i]
         if np.isfinite(velocity).all() and np.hypot(*velocity) > 0.3:
             tip = view.to_pixels(boxes.center_m[i, :2] + velocity * VELOCITY_S)
             canvas.arrow(
                 center, tip, (255, 255, 255), width_px=1.2, head_px=6, alpha=0.85, clip=view.rect
             )
-        if boxes.score is not None:
-            at = (float(high[0]) + 2.0, float(low[1]))
-            canvas.text(at, f"{boxes.score[i]:.2f}", color, size_px=9.5, clip=view.rect)
 
 
-def _draw_panel_title(
-    canvas: Canvas,
-    view: BevView,
-    name: str,
-    truth: BoxArrays | None,
-    predicted: BoxArrays | None,
-    frame: Frame,
-) -> None:
+def _draw_scores(canvas: Canvas, view: BevView, boxes: BoxArrays) -> None:
+    """Write scores beside their boxes, the best first, none over another or over the title."""
+    assert boxes.score is not None
+    layout = LabelLayout(view.rect)
+    layout.reserve((view.left_px, view.top_px, view.left_px + view.size_px, view.top_px + 34))
+    footprints = view.to_pixels(boxes.corners_m[:, :4, :2])
+    left, top, right, bottom = view.rect
+    for i in np.argsort(-boxes.score, kind="stable").tolist():
+        low, high = footprints[i].min(axis=0), footprints[i].max(axis=0)
+        if high[0] < left or low[0] > right or high[1] < top or low[1] > bottom:
+            continue
+        text = f"{boxes.score[i]:.2f}"
+        wide, tall = text_width(text, 9.5), 11.0
+        middle = float(low[1] + high[1] - tall) / 2
+        corners = [(float(high[0]) + 3, middle), (float(low[0]) - 3 - wide, middle)]
+        place = layout.place(wide, tall, corners)
+        if place is not None:
+            at = (place[0], (place[1] + place[3]) / 2)
+            canvas.text(at, text, text_color(boxes.colors[i]), size_px=9.5, clip=view.rect)
+
+
+def _draw_panel_title(canvas: Canvas, view: BevView, title: str, frame: Frame) -> None:
     left, top, _, bottom = view.rect
-    counts = [f"{len(boxes)} boxes" for boxes in (truth, predicted) if boxes is not None]
-    title = f"{name}   {' / '.join(counts)}" if counts else name
     canvas.text((left + 14, top + 20), title, TEXT, size_px=15, bold=True, background=BACKGROUND)
-    notes = []
-    if name.startswith("truth") and truth is None:
-        notes.append("no annotation")
+    note = ""
     if frame.points is None:
-        notes.append("no points in this frame")
+        note = "no points in this frame"
     elif len(frame.points) == 0:
-        notes.append("the point cloud is empty")
-    for row, note in enumerate(notes):
-        canvas.text(
-            (left + 14, bottom - 20 - 22 * row), note, FAINT_TEXT, size_px=13, background=BACKGROUND
-        )
-
-
-def _draw_header(canvas: Canvas, frame: Frame) -> None:
-    title = f"{frame.log}   {frame.token}" if canvas.width > 1000 else frame.token
-    canvas.text((14, HEADER_PX * 0.36), title, TEXT, size_px=15, bold=True)
-    points = "no points" if frame.points is None else f"{len(frame.points):,} points"
-    canvas.text(
-        (14, HEADER_PX * 0.76),
-        f"{frame.time_ns / 1e9:.3f} s   {points}   white arrow: way in {VELOCITY_S:g} s",
-        FAINT_TEXT,
-        size_px=12,
-    )
+        note = "the point cloud is empty"
+    canvas.text((left + 14, bottom - 20), note, FAINT_TEXT, size_px=13, background=BACKGROUND)

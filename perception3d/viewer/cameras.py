@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -10,56 +9,50 @@ from numpy.typing import NDArray
 
 from perception3d.structures import CameraRig, Frame, PointCloud, Prediction
 from perception3d.structures.taxonomy import NUSCENES_CLASSES
-from perception3d.viewer.canvas import Canvas, Rect
-from perception3d.viewer.colors import BACKGROUND, FAINT_TEXT, PANEL, TEXT, depth_colors
+from perception3d.viewer.camera_boxes import Tile, draw_camera_boxes
+from perception3d.viewer.canvas import Canvas, text_width
+from perception3d.viewer.colors import (
+    BACKGROUND,
+    FAINT_TEXT,
+    PANEL,
+    TEXT,
+    depth_colors,
+    depth_ramp,
+)
 from perception3d.viewer.drawable import (
     BoxArrays,
     check_same_sample,
+    frame_score,
     prediction_arrays,
     to_numpy,
     truth_arrays,
 )
-from perception3d.viewer.legend import draw_legend
-from perception3d.viewer.outlines import (
-    NEAR_M,
-    to_homogeneous_pixels,
-    visible_edges,
-    visible_front,
+from perception3d.viewer.labels import LabelLayout
+from perception3d.viewer.legend import (
+    HEADER_PX,
+    Entry,
+    box_entries,
+    boxes_note,
+    class_entries,
+    draw_header,
+    draw_legend,
+    legend_height,
+    line_entries,
+    wrap,
 )
+from perception3d.viewer.outlines import NEAR_M, to_homogeneous_pixels
 
-GAP_PX, HEADER_PX = 4, 30
+GAP_PX, PAIR_GAP_PX = 4, 10
 
 
-@dataclass(frozen=True)
-class Tile:
-    """One camera's place in the mosaic.
-
-    Attributes:
-        camera: Index in the rig.
-        name: Channel name.
-        left_px, top_px: Top left corner in the mosaic.
-        height_px, width_px: Size in the mosaic.
-        ref_to_tile: (4, 4), homogeneous metres of `ref` to the tile's pixels, (u d, v d, d, 1).
-    """
-
-    camera: int
-    name: str
-    left_px: int
-    top_px: int
-    height_px: int
-    width_px: int
-    ref_to_tile: NDArray[np.float64]
-
-    @property
-    def rect(self) -> Rect:
-        """Left, top, right, bottom in pixels of the mosaic."""
-        left, top = float(self.left_px), float(self.top_px)
-        return left, top, left + self.width_px, top + self.height_px
-
-    @property
-    def offset(self) -> NDArray[np.float64]:
-        """Shift from the tile's pixels to the mosaic's."""
-        return np.array([self.left_px, self.top_px], dtype=np.float64)
+def camera_azimuths(frame: Frame) -> NDArray[np.float64]:
+    """Return (V,) directions of view in radians: 0 ahead, positive to the left."""
+    if frame.rig is None:
+        return np.zeros(0)
+    # The optical axis is the third row of a camera's rotation; then into the ego frame (x forward).
+    axes = to_numpy(frame.rig.cam_SE3_ref)[:, 2, :3] @ to_numpy(frame.ego_SE3_ref.rotation).T
+    result: NDArray[np.float64] = np.arctan2(axes[:, 1], axes[:, 0])
+    return result
 
 
 def camera_rows(frame: Frame) -> list[list[int]]:
@@ -73,16 +66,23 @@ def camera_rows(frame: Frame) -> list[list[int]]:
     """
     if frame.rig is None:
         return []
-    # The optical axis is the third row of a camera's rotation; then into the ego frame (x forward).
-    axes = to_numpy(frame.rig.cam_SE3_ref)[:, 2, :3] @ to_numpy(frame.ego_SE3_ref.rotation).T
-    azimuth = np.degrees(np.arctan2(axes[:, 1], axes[:, 0]))
+    azimuth = np.degrees(camera_azimuths(frame))
     front = [i for i in np.argsort(-azimuth, kind="stable").tolist() if abs(azimuth[i]) <= 90]
     back = [i for i in np.argsort(azimuth % 360, kind="stable").tolist() if abs(azimuth[i]) > 90]
     return [row for row in (front, back) if row]
 
 
-def layout_tiles(frame: Frame, tile_width_px: int, top_px: int = 0) -> list[Tile]:
-    """Place every camera; a row is as high as its highest image at the common width."""
+def layout_tiles(
+    frame: Frame, tile_width_px: int, top_px: int = 0, *, layers: int = 1
+) -> list[Tile]:
+    """Place every camera; a row is as high as its highest image at the common width.
+
+    Args:
+        frame: The sample.
+        tile_width_px: Width of every image.
+        top_px: Where the first row begins.
+        layers: How often every row is repeated below itself, for truth above prediction.
+    """
     rig = frame.rig
     if rig is None:
         return []
@@ -90,26 +90,21 @@ def layout_tiles(frame: Frame, tile_width_px: int, top_px: int = 0) -> list[Tile
     matrices = to_numpy(rig.ref_to_image())
     top = top_px
     for row in camera_rows(frame):
-        heights = []
-        for column, camera in enumerate(row):
-            height, width = (int(n) for n in rig.image_hw[camera].tolist())
-            scale = tile_width_px / width
-            tile_height = max(1, round(height * scale))
-            resize = np.diag([scale, tile_height / height, 1.0, 1.0])
-            left = column * (tile_width_px + GAP_PX)
-            tiles.append(
-                Tile(
-                    camera,
-                    rig.names[camera],
-                    left,
-                    top,
-                    tile_height,
-                    tile_width_px,
-                    resize @ matrices[camera],
-                )
-            )
-            heights.append(tile_height)
-        top += max(heights) + GAP_PX
+        for layer in range(layers):
+            heights = []
+            for column, camera in enumerate(row):
+                height, width = (int(n) for n in rig.image_hw[camera].tolist())
+                scale = tile_width_px / width
+                tile_height = max(1, round(height * scale))
+                resize = np.diag([scale, tile_height / height, 1.0, 1.0])
+                left = column * (tile_width_px + GAP_PX)
+                place = (left, top, tile_height, tile_width_px)
+                tiles.append(Tile(camera, layer, rig.names[camera], *place,
+                                  resize @ matrices[camera]))  # fmt: skip
+                heights.append(tile_height)
+            top += max(heights) + GAP_PX
+        # Rows that belong together stand closer than rows that do not.
+        top += PAIR_GAP_PX if layers > 1 else 0
     return tiles
 
 
@@ -118,10 +113,11 @@ def draw_cameras(
     prediction: Prediction | None = None,
     *,
     classes: tuple[str, ...] = NUSCENES_CLASSES,
-    min_score: float = 0.25,
-    tile_width_px: int = 800,
-    layout: Literal["overlay", "separate"] = "overlay",
+    min_score: float | None = None,
+    tile_width_px: int = 640,
+    layout: Literal["side", "overlay"] = "side",
     with_points: bool = False,
+    with_labels: bool = True,
 ) -> NDArray[np.uint8]:
     """Draw the mosaic of one sample.
 
@@ -129,11 +125,13 @@ def draw_cameras(
         frame: The sample. Without images the tiles stay dark and say so.
         prediction: Boxes with scores of the same sample.
         classes: Class names by label.
-        min_score: Predictions below it are not drawn.
+        min_score: Predictions below it are not drawn; None chooses it by
+            :func:`perception3d.viewer.drawable.balanced_score`.
         tile_width_px: Width of one camera's image.
-        layout: With a prediction: "overlay" draws the truth thin and dashed below the prediction;
-            "separate" puts a mosaic of the truth over one of the prediction.
+        layout: With a prediction: "side" shows every camera twice, the prediction right below
+            the truth; "overlay" shows it once, the truth dashed below the prediction.
         with_points: Project the LiDAR points, coloured by depth.
+        with_labels: Write the names of large boxes beside them.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -144,64 +142,77 @@ def draw_cameras(
     check_same_sample(frame, prediction)
     if tile_width_px < 32:
         raise ValueError(f"tile_width_px = {tile_width_px}; give at least 32")
-    truth = truth_arrays(frame, classes)
-    if prediction is None:
-        return _mosaic(frame, truth, None, "truth", classes, tile_width_px, with_points)
-    predicted = prediction_arrays(prediction, classes, min_score)
-    name = f"prediction (score >= {min_score:g})"
-    if layout == "overlay":
-        title = f"{name} solid, truth dashed" if truth is not None else f"{name}; no annotation"
-        return _mosaic(frame, truth, predicted, title, classes, tile_width_px, with_points)
-    above = _mosaic(frame, truth, None, "truth", classes, tile_width_px, with_points)
-    below = _mosaic(frame, None, predicted, name, classes, tile_width_px, with_points)
-    return np.concatenate([above, below])
-
-
-def _mosaic(
-    frame: Frame,
-    truth: BoxArrays | None,
-    predicted: BoxArrays | None,
-    title: str,
-    classes: tuple[str, ...],
-    tile_width_px: int,
-    with_points: bool,
-) -> NDArray[np.uint8]:
-    tiles = layout_tiles(frame, tile_width_px, HEADER_PX)
+    truth, predicted = truth_arrays(frame, classes), None
+    score = frame_score(truth, prediction, min_score)
+    layers: list[tuple[BoxArrays | None, BoxArrays | None]] = [(truth, None)]
+    if prediction is not None:
+        predicted = prediction_arrays(prediction, classes, score)
+        layers = [(truth, None), (None, predicted)]
+        if layout == "overlay" or truth is None:
+            layers = [(truth, predicted)]
+    tiles = layout_tiles(frame, tile_width_px, HEADER_PX, layers=len(layers))
     width = round(max((tile.rect[2] for tile in tiles), default=tile_width_px))
-    height = round(max((tile.rect[3] for tile in tiles), default=HEADER_PX + tile_width_px / 2))
-    image = np.full((height, width, 3), PANEL, dtype=np.uint8)
+    bottom = round(max((tile.rect[3] for tile in tiles), default=HEADER_PX + tile_width_px / 2))
+    rows = wrap(_legend(truth, predicted, classes, len(layers) == 1, with_points), width)
+    image = np.full((bottom + legend_height(rows), width, 3), PANEL, dtype=np.uint8)
     for tile in tiles:
         _paint_tile(image, frame, tile, with_points)
     canvas = Canvas(image)
     for tile in tiles:
-        if truth is not None:
-            draw_camera_boxes(canvas, tile, truth, dashed=predicted is not None)
-        if predicted is not None:
-            draw_camera_boxes(canvas, tile, predicted)
-        at = (tile.left_px + 10.0, tile.top_px + 15.0)
-        canvas.text(at, tile.name, TEXT, size_px=12, bold=True, background=BACKGROUND)
-        if frame.images is None:
-            middle = (tile.left_px + tile.width_px / 2, tile.top_px + tile.height_px / 2)
-            canvas.text(middle, "no image", FAINT_TEXT, size_px=16, anchor="center")
+        _draw_tile(canvas, frame, tile, layers[tile.layer], with_labels)
     if not tiles:
-        canvas.text(
-            (width / 2, height / 2),
-            "no cameras in this frame",
-            FAINT_TEXT,
-            size_px=16,
-            anchor="center",
-        )
-    notes = [title, frame.token] + (
-        ["no annotation"] if truth is None and predicted is None else []
-    )
+        middle = (width / 2, (HEADER_PX + bottom) / 2)
+        canvas.text(middle, "no cameras in this frame", FAINT_TEXT, size_px=16, anchor="center")
+    note = boxes_note(truth, predicted, score)
+    if len(layers) == 2:
+        note = note.replace("truth dashed", "truth above").replace("solid", "below")
     if with_points and frame.points is None:
-        notes.append("no points")
-    canvas.text((10, HEADER_PX / 2), "    ".join(notes), TEXT, size_px=13, bold=True)
-    if width > 1500:
-        draw_legend(
-            canvas, classes, (width * 0.45, HEADER_PX / 2), width * 0.55 - 8, anchor="right"
-        )
+        note += ", no points"
+    draw_header(canvas, frame, note)
+    draw_legend(canvas, rows, bottom)
     return canvas.rgb()
+
+
+def _legend(
+    truth: BoxArrays | None,
+    predicted: BoxArrays | None,
+    classes: tuple[str, ...],
+    overlay: bool,
+    with_points: bool,
+) -> list[list[Entry]]:
+    keys = line_entries(truth is not None, predicted is not None, overlay=overlay)
+    keys += box_entries(truth)
+    if with_points:
+        keys.append(Entry("depth of a point, 2 to 60 m", "ramp", depth_ramp()))
+    return [class_entries(classes, truth), keys]
+
+
+def _draw_tile(
+    canvas: Canvas,
+    frame: Frame,
+    tile: Tile,
+    layer: tuple[BoxArrays | None, BoxArrays | None],
+    with_labels: bool,
+) -> None:
+    """Draw one camera's boxes, labels, name and notes."""
+    truth, predicted = layer
+    caption = tile.name
+    if (truth is None) != (predicted is None):
+        caption += "   truth" if predicted is None else "   prediction"
+    labels = LabelLayout(tile.rect)
+    left, top = tile.left_px, tile.top_px
+    labels.reserve((left, top, left + 16 + text_width(caption, 12, bold=True), top + 26))
+    named = labels if with_labels else None
+    if truth is not None:
+        over = predicted is not None
+        draw_camera_boxes(canvas, tile, truth, dashed=over, labels=None if over else named)
+    if predicted is not None:
+        draw_camera_boxes(canvas, tile, predicted, labels=named)
+    at = (left + 9.0, top + 14.0)
+    canvas.text(at, caption, TEXT, size_px=12, bold=True, background=BACKGROUND)
+    if frame.images is None:
+        middle = (left + tile.width_px / 2, top + tile.height_px / 2)
+        canvas.text(middle, "no image", FAINT_TEXT, size_px=16, anchor="center")
 
 
 def _paint_tile(mosaic: NDArray[np.uint8], frame: Frame, tile: Tile, with_points: bool) -> None:
@@ -213,7 +224,7 @@ def _paint_tile(mosaic: NDArray[np.uint8], frame: Frame, tile: Tile, with_points
         place[:] = BACKGROUND
     else:
         source = to_numpy(frame.images[tile.camera])
-        method = cv2.INTER_AREA if source.shape[1] > tile.width_px else cv2.INTER_LINEAR
+        method = cv2.INTER_AREA if source.shape[1] > tile.width_px else cv2.INTER_CUBIC
         place[:] = cv2.resize(source, size, interpolation=method)
     if with_points and frame.points is not None:
         _paint_depth(place, frame.points, tile)
@@ -234,45 +245,6 @@ def _paint_depth(place: NDArray[np.uint8], points: PointCloud, tile: Tile) -> No
             u, v = uv[:, 0] + du, uv[:, 1] + dv
             inside = (u >= 0) & (u < tile.width_px) & (v >= 0) & (v < tile.height_px)
             place[v[inside], u[inside]] = colors[inside]
-
-
-def draw_camera_boxes(
-    canvas: Canvas, tile: Tile, boxes: BoxArrays, *, dashed: bool = False
-) -> None:
-    """Draw boxes into one tile: edges cut at the borders, the face towards the heading filled.
-
-    Args:
-        canvas: The mosaic.
-        tile: The camera's place in it.
-        boxes: Boxes in `ref`; those with a score carry it as a label when they are large enough.
-        dashed: Thin dashed outlines without filling, for the truth below a prediction.
-    """
-    hw = (tile.height_px, tile.width_px)
-    segments, owner = visible_edges(boxes.corners_m, tile.ref_to_tile, hw)
-    segments = segments + tile.offset
-    depth = to_homogeneous_pixels(boxes.center_m, tile.ref_to_tile)[:, 2]
-    seen = np.unique(owner)
-    for i in seen[np.argsort(-depth[seen], kind="stable")].tolist():
-        color, mine = boxes.colors[i], segments[owner == i]
-        if not dashed:
-            face = visible_front(boxes.corners_m[i], tile.ref_to_tile, hw) + tile.offset
-            canvas.polygon(face, fill=color, fill_alpha=0.25, clip=tile.rect)
-        thin = tile.width_px < 500 or depth[i] > 40
-        width = 1.0 if dashed else (1.2 if thin else 1.8)
-        canvas.lines(mine, color, width_px=width, dashed=dashed, clip=tile.rect)
-        low, high = mine.min(axis=(0, 1)), mine.max(axis=(0, 1))
-        if boxes.score is not None and high[1] - low[1] > 0.08 * tile.height_px:
-            label = f"{boxes.names[i].replace('_', ' ')} {boxes.score[i]:.2f}"
-            at = (low[0], max(low[1] - 8, tile.rect[1] + 8))
-            canvas.text(
-                at,
-                label,
-                color,
-                size_px=10,
-                background=BACKGROUND,
-                background_alpha=0.6,
-                clip=tile.rect,
-            )
 
 
 def camera_matrices(rig: CameraRig) -> NDArray[np.float64]:

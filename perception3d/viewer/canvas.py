@@ -31,6 +31,17 @@ def _to_points(px: float) -> float:
     return px * 72.0 / _DPI
 
 
+def text_width(text: str, size_px: float, *, bold: bool = False) -> float:
+    """Measure a line of text as :meth:`Canvas.text` writes it, in pixels."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextToPath
+
+    font = FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal", size=size_px)
+    # Text paths count in points of 1/72 inch at any resolution: with the size in pixels, so is the
+    # width.
+    return float(TextToPath().get_text_width_height_descent(text, font, ismath=False)[0])
+
+
 class Canvas:
     """Draw over an image with sub-pixel accuracy, then read the result back with :meth:`rgb`.
 
@@ -88,11 +99,17 @@ class Canvas:
         width_px: float = 1.5,
         alpha: float = 1.0,
         dashed: bool = False,
+        casing: float = 0.0,
         clip: Rect | None = None,
     ) -> None:
-        """Draw (S, 2, 2) segments, end points (u, v), clipped to (left, top, right, bottom)."""
+        """Draw (S, 2, 2) segments, end points (u, v), clipped to (left, top, right, bottom).
+
+        ``casing`` > 0 is the opacity of a dark border, which keeps lines legible over photographs.
+        """
         if len(segments_px) == 0:
             return
+        if casing > 0:
+            self.lines(segments_px, (0, 0, 0), width_px=width_px + 1.8, alpha=casing, clip=clip)
         from matplotlib.collections import LineCollection
 
         artist = LineCollection(
@@ -249,6 +266,8 @@ def encode_image(
 ) -> bytes:
     """Encode an (H, W, 3) uint8 RGB image as the bytes of a ".png" or ".jpg" file.
 
+    A fourth channel is the opacity of a ".png".
+
     Args:
         image: The image.
         suffix: Kind of file.
@@ -261,7 +280,8 @@ def encode_image(
         options = [cv2.IMWRITE_PNG_COMPRESSION, png_level]
     else:
         options = [cv2.IMWRITE_JPEG_QUALITY, quality]
-    done, data = cv2.imencode(suffix, np.ascontiguousarray(image[..., ::-1]), options)
+    swapped = image[..., [2, 1, 0, 3][: image.shape[2]]]
+    done, data = cv2.imencode(suffix, np.ascontiguousarray(swapped), options)
     if not done:
         raise RuntimeError(f"OpenCV could not encode an image of shape {image.shape} as {suffix}")
     return bytes(data)

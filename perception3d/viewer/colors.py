@@ -24,7 +24,7 @@ HEIGHT_RANGE_M = (-2.2, 4.0)
 
 # Cold and unsaturated, so that the saturated class colours of boxes stand out.
 _HEIGHT_RAMP = np.array(
-    [(38, 62, 99), (46, 104, 142), (70, 152, 168), (139, 196, 178), (226, 232, 190)], np.float64
+    [(56, 92, 150), (60, 136, 178), (84, 178, 186), (154, 212, 186), (238, 240, 200)], np.float64
 )
 _INTENSITY_RAMP = np.array(
     [(52, 45, 92), (104, 66, 130), (178, 92, 130), (238, 146, 110), (250, 228, 170)], np.float64
@@ -43,6 +43,12 @@ def class_color(label: int, classes: tuple[str, ...]) -> Rgb:
     return int(red), int(green), int(blue)
 
 
+def text_color(color: Rgb) -> Rgb:
+    """Lighten a class colour so that small letters in it can be read on a dark ground."""
+    red, green, blue = (round(0.7 * channel + 0.3 * 255) for channel in color)
+    return red, green, blue
+
+
 def map_color(name: str) -> Rgb:
     """Return the colour of a map class; grey for a name without one."""
     red, green, blue = MAP_COLORS.get(name, UNKNOWN)
@@ -51,7 +57,23 @@ def map_color(name: str) -> Rgb:
 
 def map_weight(name: str) -> float:
     """Return how strongly a map class covers what lies below: large areas only faintly."""
-    return {"drivable_area": 0.16, "walkway": 0.2, "carpark_area": 0.2}.get(name, 0.36)
+    areas = {"drivable_area": 0.19, "walkway": 0.26, "carpark_area": 0.24, "ped_crossing": 0.5}
+    return areas.get(name, 0.75)
+
+
+def height_ramp() -> list[Rgb]:
+    """Return the colours of low to high points, for legends."""
+    return [(int(red), int(green), int(blue)) for red, green, blue in _HEIGHT_RAMP]
+
+
+def intensity_ramp() -> list[Rgb]:
+    """Return the colours of dull to bright points, for legends."""
+    return [(int(red), int(green), int(blue)) for red, green, blue in _INTENSITY_RAMP]
+
+
+def depth_ramp() -> list[Rgb]:
+    """Return the colours of near to far points, for legends."""
+    return [(int(red), int(green), int(blue)) for red, green, blue in _DEPTH_RAMP]
 
 
 def _ramp(fraction: NDArray[Any], stops: NDArray[np.float64]) -> NDArray[np.uint8]:

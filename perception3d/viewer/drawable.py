@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +92,42 @@ def prediction_arrays(
     order = prediction.score.argsort()
     order = order[prediction.score[order] >= min_score]
     return box_arrays(prediction.boxes.select(order), classes, prediction.score[order])
+
+
+SCORE_LIMITS, SCORE_WITHOUT_TRUTH = (0.1, 0.4), 0.25
+"""Bounds of :func:`balanced_score`, and its value where nothing is annotated."""
+
+
+def balanced_score(truth: Sequence[BoxArrays | None], scores: Sequence[NDArray[Any]]) -> float:
+    """Choose the score from which predictions are drawn when the user names none.
+
+    A fixed threshold empties the picture of a model that is unsure of everything and floods that of
+    one that is sure. This one draws as many predictions as there are annotated boxes with a LiDAR
+    point inside (those that evaluators count), within :data:`SCORE_LIMITS`.
+
+    Args:
+        truth: Annotated boxes by frame; None where a frame has no annotation.
+        scores: Scores of the predictions by frame.
+
+    Returns:
+        The score, rounded down to a hundredth.
+    """
+    known = [boxes for boxes in truth if boxes is not None]
+    count = sum(int(((b.label >= 0) & (b.num_points != 0)).sum()) for b in known)
+    ranked = np.sort(np.concatenate([np.zeros(0), *scores]))[::-1]
+    if not count or not len(ranked):
+        return SCORE_WITHOUT_TRUTH
+    score = float(np.clip(ranked[min(count, len(ranked)) - 1], *SCORE_LIMITS))
+    return float(np.floor(score * 100 + 1e-6) / 100)
+
+
+def frame_score(
+    truth: BoxArrays | None, prediction: Prediction | None, min_score: float | None
+) -> float:
+    """Return ``min_score``, or where it is None what :func:`balanced_score` says of one frame."""
+    if min_score is not None or prediction is None:
+        return SCORE_WITHOUT_TRUTH if min_score is None else min_score
+    return balanced_score([truth], [to_numpy(prediction.score)])
 
 
 def check_same_sample(frame: Frame, prediction: Prediction | None) -> None:

@@ -134,6 +134,16 @@ def visible_edges(
     return segments[..., :2] / segments[..., 2:], owner[kept]
 
 
+def visible_segments(
+    segments: NDArray[Any], ref_to_image: NDArray[Any], image_hw: tuple[int, int]
+) -> Float:
+    """Project segments (S, 2, 3) of `ref` like :func:`visible_edges`: (S', 2, 2) in pixels."""
+    points = to_homogeneous_pixels(segments, ref_to_image)
+    cut, kept = clip_segments(points[:, 0], points[:, 1], *limits(*image_hw))
+    result: Float = cut[kept][..., :2] / cut[kept][..., 2:]
+    return result
+
+
 def visible_front(
     corners: NDArray[Any], ref_to_image: NDArray[Any], image_hw: tuple[int, int]
 ) -> Float:

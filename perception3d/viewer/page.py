@@ -20,29 +20,32 @@ from numpy.typing import NDArray
 
 from perception3d.structures import Frame, MapRaster, PointCloud, Prediction
 from perception3d.structures.taxonomy import NUSCENES_CLASSES
-from perception3d.viewer.cameras import camera_matrices, camera_rows
+from perception3d.viewer.cameras import camera_azimuths, camera_matrices, camera_rows
 from perception3d.viewer.canvas import encode_image, write_bytes
 from perception3d.viewer.colors import (
-    BACKGROUND,
     HEIGHT_RANGE_M,
     class_color,
     height_colors,
     intensity_colors,
-    map_color,
-    map_weight,
 )
 from perception3d.viewer.drawable import (
     BoxArrays,
+    balanced_score,
     box_arrays,
     check_same_sample,
     ego_outline,
     prediction_arrays,
     to_numpy,
+    truth_arrays,
     up_rotation,
 )
+from perception3d.viewer.ground import paint_map, reach_m
+from perception3d.viewer.legend import map_entries
 
-SCRIPTS = ("geometry.js", "bev.js", "cameras.js", "app.js")
+SCRIPTS = ("geometry.js", "bev.js", "cameras.js", "controls.js", "app.js")
 _RAMP_STEPS = 24
+LEAST_SCORE = 0.05
+"""Predictions below it are left out of the page."""
 _QUANTUM_M = 0.005
 """Step of quantised points; 16 bits reach 163 m."""
 
@@ -54,8 +57,9 @@ def write_page(
     *,
     title: str = "perception3d",
     metrics: str = "",
+    headline: Mapping[str, float] | None = None,
     classes: tuple[str, ...] = NUSCENES_CLASSES,
-    min_score: float = 0.25,
+    min_score: float | None = None,
     extent_m: float = 54.0,
     max_points: int = 14_000,
     image_width_px: int = 640,
@@ -68,9 +72,12 @@ def write_page(
         frames: Samples in playing order; read one by one, so a generator keeps the memory small.
         predictions: By token; a frame without one says so.
         title: Heading of the page.
-        metrics: Plain text beside the pictures, such as a metric table.
+        metrics: Plain text that the page can show, such as a metric table.
+        headline: Figures for the page's head, by name.
         classes: Class names by label.
-        min_score: Where the score slider starts. Predictions below 0.02 are left out.
+        min_score: Where the score slider starts; None chooses it by
+            :func:`perception3d.viewer.drawable.balanced_score`. Predictions below
+            :data:`LEAST_SCORE` (or this score, when it is smaller) are left out.
         extent_m: Half side of the square that the first view shows.
         max_points: Points kept a frame; the key sweep is preferred and spread evenly.
         image_width_px: Images are made at most this wide.
@@ -84,37 +91,63 @@ def write_page(
     """
     predictions = {} if predictions is None else predictions
     records: list[dict[str, Any]] = []
-    turn, ego = np.eye(2), np.zeros((0, 2))
+    truths: list[BoxArrays | None] = []
+    scores: list[NDArray[Any]] = []
+    least = LEAST_SCORE if min_score is None else min(min_score, LEAST_SCORE)
+    common: dict[str, Any] = {}
     for frame in frames:
         prediction = predictions.get(frame.token)
         check_same_sample(frame, prediction)
         record = _frame_record(frame, classes, max_points, extent_m)
         record["cameras"] = _camera_records(frame, image_width_px, jpeg_quality)
         if prediction is not None:
-            record["prediction"] = _box_records(prediction_arrays(prediction, classes, 0.02))
-        turn, ego = up_rotation(frame), ego_outline(frame)
+            record["prediction"] = _box_records(prediction_arrays(prediction, classes, least))
+            truths.append(truth_arrays(frame, classes))
+            scores.append(to_numpy(prediction.score))
+        common = common or _common_record(frame)
         records.append(record)
     if not records:
         raise ValueError("a page needs at least one frame; the selection is empty")
-    low, high = HEIGHT_RANGE_M
-    steps = (np.arange(_RAMP_STEPS) + 0.5) / _RAMP_STEPS
     data = {
         "title": title,
         "metrics": metrics,
-        "classes": list(classes),
-        "colors": [class_color(label, classes) for label in range(len(classes))],
+        "headline": [[name, f"{value:.3f}"] for name, value in (headline or {}).items()],
         "extent_m": extent_m,
-        "min_score": min_score,
-        "turn": turn.reshape(-1).tolist(),
-        "ego": ego.round(3).tolist(),
-        "ramps": {
-            "height": height_colors(low + steps * (high - low)).tolist(),
-            # The stretch takes the root of a share of the top; squaring spaces the steps evenly.
-            "intensity": intensity_colors(np.append(steps**2, np.ones(9)))[:_RAMP_STEPS].tolist(),
-        },
+        "min_score": balanced_score(truths, scores) if min_score is None else min_score,
+        "least_score": least,
+        **_keys(classes),
+        **common,
         "frames": records,
     }
     return write_bytes(path, _fill_template(title, data).encode())
+
+
+def _keys(classes: tuple[str, ...]) -> dict[str, Any]:
+    """Names and colours of classes, colours of points."""
+    low, high = HEIGHT_RANGE_M
+    steps = (np.arange(_RAMP_STEPS) + 0.5) / _RAMP_STEPS
+    ramps = {
+        "height": height_colors(low + steps * (high - low)).tolist(),
+        # The stretch takes the root of a share of the top; squaring spaces the steps evenly.
+        "intensity": intensity_colors(np.append(steps**2, np.ones(9)))[:_RAMP_STEPS].tolist(),
+    }
+    return {
+        "classes": list(classes),
+        "colors": [class_color(label, classes) for label in range(len(classes))],
+        "height_range_m": HEIGHT_RANGE_M,
+        "ramps": ramps,
+    }
+
+
+def _common_record(frame: Frame) -> dict[str, Any]:
+    """What all frames of a data set share: the direction of `ref`, the own car, the map's key."""
+    names = () if frame.map is None else frame.map.classes
+    return {
+        "turn": up_rotation(frame).reshape(-1).tolist(),
+        "ego": ego_outline(frame).round(3).tolist(),
+        "map_classes": [[entry.label, *entry.colors] for entry in map_entries(names)],
+        "map_reach_m": 0 if frame.map is None else round(reach_m(frame.map.grid)),
+    }
 
 
 def _fill_template(title: str, data: dict[str, Any]) -> str:
@@ -234,14 +267,16 @@ def thin_points(
 
 
 def _map_record(raster: MapRaster) -> dict[str, Any]:
-    picture = np.zeros((raster.grid.ny, raster.grid.nx, 3), dtype=np.float64) + BACKGROUND
-    for name, mask in zip(raster.classes, to_numpy(raster.mask), strict=True):
-        picture[mask] += map_weight(name) * (np.array(map_color(name)) - picture[mask])
-    rows_down = picture[::-1].round().astype(np.uint8)
+    picture = paint_map(raster)
+    # PNG wants plain colours; ours are multiplied by their opacity.
+    plain = picture[..., :3] / np.maximum(picture[..., 3:], 1e-6)
+    rgba = np.concatenate([plain, 255.0 * picture[..., 3:]], axis=-1)
+    # The first row of a picture is its top: the largest y.
+    image = np.ascontiguousarray(rgba[::-1].round().clip(0, 255).astype(np.uint8))
     return {
         "x_m": list(raster.grid.x_m),
         "y_m": list(raster.grid.y_m),
-        "src": "data:image/png;base64," + _base64(encode_image(rows_down, ".png")),
+        "src": "data:image/png;base64," + _base64(encode_image(image, ".png", png_level=9)),
     }
 
 
@@ -250,7 +285,7 @@ def _camera_records(frame: Frame, width_px: int, quality: int) -> list[dict[str,
         return []
     import cv2
 
-    matrices = camera_matrices(frame.rig)
+    matrices, azimuth = camera_matrices(frame.rig), camera_azimuths(frame)
     records = []
     for row, cameras in enumerate(camera_rows(frame)):
         for column, camera in enumerate(cameras):
@@ -261,6 +296,7 @@ def _camera_records(frame: Frame, width_px: int, quality: int) -> list[dict[str,
                 "name": frame.rig.names[camera],
                 "row": row,
                 "column": column,
+                "azimuth": round(float(azimuth[camera]), 3),
                 "width": small[0],
                 "height": small[1],
                 "matrix": [float(f"{v:.8g}") for v in (resize @ matrices[camera]).reshape(-1)],

@@ -96,7 +96,7 @@ def test_bev_peaks_are_the_box_centres() -> None:
     assert torch.allclose(xyz[order], two_boxes().center_m, atol=1e-4)
     assert queries.content is not None
     own = targets.guess[(targets.cell == 23 * 32 + 16)][0]
-    expected = features[0, :, 23, 16] + source.class_content.weight[CAR]
+    expected = source.bev_content(features[0, :, 23, 16]) + source.class_content.weight[CAR]
     expected = expected + source.box_content(torch.nan_to_num(own))
     assert torch.allclose(queries.content[0, order[0]], expected, atol=1e-5)
 
@@ -136,10 +136,12 @@ def test_union_of_sensors_loss_and_gradients() -> None:
     assert set(terms) == {
         "bev_heat", "bev_guess", "image_heat", "image_depth", "image_place",
     }  # fmt: skip
-    sum(terms.values()).backward()
+    # The decoder's losses reach the logits, contents and sizes of the queries.
+    assert queries.guess is not None and queries.content is not None
+    decoder = queries.guess.logits.sum() + queries.guess.box.sum() + queries.content.sum()
+    (sum(terms.values()) + decoder).backward()
     for name, parameter in source.named_parameters():
-        if name.startswith(("bev.", "image.")):
-            assert parameter.grad is not None and bool(torch.isfinite(parameter.grad).all()), name
+        assert parameter.grad is not None and bool(torch.isfinite(parameter.grad).all()), name
 
 
 def test_images_add_what_the_lidar_has_not_seen() -> None:
@@ -165,6 +167,25 @@ def test_images_add_what_the_lidar_has_not_seen() -> None:
     alone = source(None, images, one)
     assert alone.guess is not None and int(alone.guess.logits[0].argmax()) == CAR
     assert len(pedestrian) == 1
+
+
+def test_one_object_is_one_peak() -> None:
+    fine = BEVGrid((-32.0, 32.0), (-32.0, 32.0), (-5.0, 3.0), 0.8)
+    source = HeatmapQueries(channels=8, grid=fine, bev_queries=6).eval()
+    heat = torch.zeros(1, 10, 80, 80)
+    heat[0, CAR, 40, 40:46] = torch.tensor([0.9, 0.7, 0.8, 0.0, 0.0, 0.6])
+    heat[0, PEDESTRIAN, 10, 10:12] = torch.tensor([0.5, 0.4])
+    source.bev = Fixed(heat, torch.zeros(1, 10, 80, 80))
+    queries = source(BEVFeatures(torch.zeros(1, 8, 80, 80), fine), None, batch())
+    assert queries.guess is not None
+    best = queries.guess.logits[0].max(dim=1)
+    found = sorted((int(k), round(float(s), 1)) for s, k in zip(best[0].sigmoid(), best[1]))
+    # 1.6 m from the best car peak the next is the same car; 4 m away stands another one.
+    assert [pair for pair in found if pair[1] > 0.1] == [
+        (CAR, 0.6), (CAR, 0.9), (PEDESTRIAN, 0.4), (PEDESTRIAN, 0.5),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="10 numbers; found 2"):
+        HeatmapQueries(channels=8, grid=GRID, clearance_m=(1.0, 2.0))
 
 
 def test_more_image_peaks_where_there_is_no_lidar() -> None:

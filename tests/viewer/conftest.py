@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -17,6 +21,20 @@ AZIMUTHS_DEG = {
     "CAM_BACK_RIGHT": -110,
 }
 HW = (90, 160)
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="session")
+def view() -> ModuleType:
+    """The script tools/view.py as a module."""
+    pytest.importorskip("tyro")
+    spec = importlib.util.spec_from_file_location("view_tool", ROOT / "tools" / "view.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up while the class is made.
+    sys.modules["view_tool"] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def make_rig() -> CameraRig:

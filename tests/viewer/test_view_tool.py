@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 from pathlib import Path
@@ -15,20 +14,6 @@ ROOT = Path(__file__).parent.parent.parent
 REAL = Path(os.environ.get("PERCEPTION3D_REALDATA", ROOT.parent / "shared" / "realdata"))
 FRAME = REAL / "nuscenes_frame" / "frame.json"
 needs_frame = pytest.mark.skipif(not FRAME.is_file(), reason=f"no real key frame at {FRAME}")
-
-
-@pytest.fixture(scope="module")
-def view() -> ModuleType:
-    pytest.importorskip("tyro")
-    spec = importlib.util.spec_from_file_location("view_tool", ROOT / "tools" / "view.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their module up while the class is made.
-    import sys
-
-    sys.modules["view_tool"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @needs_frame

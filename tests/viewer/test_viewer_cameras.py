@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from perception3d.structures import CameraRig, Frame
-from perception3d.viewer.cameras import camera_rows, draw_cameras, layout_tiles
-from perception3d.viewer.colors import BACKGROUND, depth_colors
+from perception3d.viewer.cameras import GAP_PX, camera_rows, draw_cameras, layout_tiles
+from perception3d.viewer.colors import BACKGROUND, class_color, depth_colors
+from perception3d.viewer.legend import HEADER_PX
 from perception3d.viewer.outlines import (
     EDGES,
     FRONT_FACE,
@@ -24,20 +25,22 @@ from perception3d.viewer.outlines import (
 )
 
 Make = Callable[..., Any]
+CAR = np.array(class_color(0, ("car",)), dtype=float)
 coordinates = arrays(np.float64, (6, 3), elements=st.floats(-50, 50, width=16))
 
 
 def tile_of(frame: Frame, name: str, width: int = 160) -> Any:
-    return next(t for t in layout_tiles(frame, width, 30) if t.name == name)
+    return next(t for t in layout_tiles(frame, width, HEADER_PX) if t.name == name)
 
 
 def changed(frame: Frame, boxes: Any, name: str) -> np.ndarray:
     """Pixels (row, column) of a tile that the boxes change."""
     from dataclasses import replace
 
-    with_boxes = draw_cameras(replace(frame, boxes=boxes), tile_width_px=160)
-    without = draw_cameras(
-        replace(frame, boxes=boxes.select(torch.zeros(0).long())), tile_width_px=160
+    none = boxes.select(torch.zeros(0).long())
+    with_boxes, without = (
+        draw_cameras(replace(frame, boxes=chosen), tile_width_px=160, with_labels=False)
+        for chosen in (boxes, none)
     )
     left, top, right, bottom = (int(n) for n in tile_of(frame, name).rect)
     return np.argwhere((with_boxes != without).any(axis=2)[top:bottom, left:right])
@@ -136,16 +139,79 @@ def test_points_are_coloured_by_depth_and_near_ones_win(make_frame: Make) -> Non
     assert color.tolist() == depth_colors(np.array([10.0]))[0].tolist()
 
 
-def test_prediction_over_truth_and_separate_mosaics(
+def test_the_prediction_stands_below_the_truth_of_each_camera(
     make_frame: Make, make_boxes: Make, make_prediction: Make
 ) -> None:
     frame = make_frame(with_images=True, boxes=make_boxes((0.0, 12.0, 0.0)))
     prediction = make_prediction(frame, make_boxes((1.0, 12.0, 0.0), (2.0, 14.0, 0.0)), 0.8, 0.1)
-    overlay = draw_cameras(frame, prediction, tile_width_px=160)
-    separate = draw_cameras(frame, prediction, tile_width_px=160, layout="separate")
-    assert separate.shape == (2 * overlay.shape[0], *overlay.shape[1:])
+    separate = draw_cameras(frame, prediction, tile_width_px=160)
     only_truth = draw_cameras(frame, tile_width_px=160)
-    assert np.array_equal(separate[: len(only_truth)], only_truth)
+    tile = tile_of(frame, "CAM_FRONT")
+    left, top, right, bottom = (int(n) for n in tile.rect)
+    assert np.array_equal(separate[top:bottom, left:right], only_truth[top:bottom, left:right])
+    places = layout_tiles(frame, 160, HEADER_PX, layers=2)
+    assert [(t.name, t.layer) for t in places if t.name == "CAM_FRONT"] == [
+        ("CAM_FRONT", 0),
+        ("CAM_FRONT", 1),
+    ]
+    second = next(t for t in places if t.name == "CAM_FRONT" and t.layer == 1)
+    assert second.left_px == left and second.top_px == bottom + GAP_PX
+    # The box predicted with 0.8 shows there, one metre to the right of the annotated one.
+    truth, predicted = (
+        separate[t.top_px + 22 : t.top_px + 90, left:right].astype(int) for t in (tile, second)
+    )
+    columns = [np.nonzero(orange(part).any(axis=0))[0].mean() for part in (truth, predicted)]
+    assert 5 < columns[1] - columns[0] < 12
+    overlay = draw_cameras(frame, prediction, tile_width_px=160, layout="overlay")
+    assert overlay.shape[0] < separate.shape[0] and overlay.shape[1] == separate.shape[1]
+
+
+def orange(image: np.ndarray) -> np.ndarray:
+    """Where the line colour of cars is seen."""
+    return (np.abs(image - np.array(class_color(0, ("car",)))) < 60).all(axis=2)
+
+
+def test_a_large_or_near_box_does_not_cover_the_image(make_frame: Make, make_boxes: Make) -> None:
+    frame = make_frame(with_images=True)
+    # Both look at the camera: 4.5 m away one fills the image, 16 m away one is small.
+    near, far = (make_boxes((0.0, y, -np.pi / 2)) for y in (4.5, 16.0))
+    tinted = [len(changed(frame, boxes, "CAM_FRONT")) for boxes in (near, far)]
+    widths = [200.0 / (4.5 - 2), 200.0 / (16 - 2)]
+    heights = [150.0 / (4.5 - 2), 150.0 / (16 - 2)]
+    assert tinted[0] < 0.45 * widths[0] * heights[0]  # Lines only.
+    assert tinted[1] > 0.9 * widths[1] * heights[1]  # The face as well.
+
+
+def test_the_tint_is_light(make_frame: Make, make_boxes: Make) -> None:
+    frame = make_frame(with_images=True)
+    from dataclasses import replace
+
+    far = replace(frame, boxes=make_boxes((0.0, 16.0, -np.pi / 2)))
+    image = draw_cameras(far, tile_width_px=160, with_labels=False)
+    tile = tile_of(frame, "CAM_FRONT")
+    ground = frame.images[frame.rig.names.index("CAM_FRONT")][0, 0].numpy().astype(float)
+    middle = image[tile.top_px + 43, tile.left_px + 76].astype(float)
+    share = (middle - ground) @ (CAR - ground) / ((CAR - ground) @ (CAR - ground))
+    assert 0.02 < share < 0.2
+
+
+def test_labels_do_not_meet_and_small_boxes_have_none(make_frame: Make, make_boxes: Make) -> None:
+    frame = make_frame(with_images=True)
+    from dataclasses import replace
+
+    def labels(*rows: tuple[float, ...]) -> int:
+        boxes = replace(frame, boxes=make_boxes(*rows))
+        pictures = [
+            draw_cameras(boxes, tile_width_px=480, with_labels=with_labels)
+            for with_labels in (True, False)
+        ]
+        return int((pictures[0] != pictures[1]).any(axis=2).sum())
+
+    one = labels((0.0, 14.0, 0.0))
+    assert one > 0
+    assert labels((0.0, 60.0, 0.0)) == 0
+    # A second box at the same place takes another place, a twentieth finds none.
+    assert one < labels(*[(0.0, 14.0, 0.0)] * 20) < 8 * one
 
 
 def test_frames_without_images_or_cameras(make_frame: Make, make_boxes: Make) -> None:

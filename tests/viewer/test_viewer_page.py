@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from perception3d.structures import BEVGrid, MapRaster, PointCloud
+from perception3d.viewer.colors import map_color
 from perception3d.viewer.outlines import visible_edges
 from perception3d.viewer.page import SCRIPTS, thin_points, write_page
 
@@ -99,14 +100,34 @@ def test_images_and_matrices_are_scaled_alike(tmp_path: Path, make_frame: Make) 
 
 
 def test_map_picture_has_large_y_first(tmp_path: Path, make_frame: Make) -> None:
-    grid = BEVGrid((-10.0, 10.0), (-5.0, 5.0), (-5.0, 3.0), 1.0)
+    grid = BEVGrid((-40.0, 40.0), (-20.0, 20.0), (-5.0, 3.0), 1.0)
     mask = torch.zeros(1, grid.ny, grid.nx, dtype=torch.bool)
-    mask[0, 9, 2] = True  # y from 4 to 5, x from -8 to -7.
+    mask[0, 29, 12] = True  # y from 9 to 10, x from -28 to -27.
     page, _ = write(tmp_path, make_frame(map=MapRaster(mask, ("walkway",), grid)))
     png = base64.b64decode(page.data["frames"][0]["map"]["src"].split(",")[1])
-    picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
-    assert picture.shape == (10, 20, 3)
-    assert np.argwhere(picture.sum(axis=2) > 100).tolist() == [[0, 2]]
+    picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert picture.shape == (40, 80, 4)
+    opacity = picture[..., 3]
+    assert np.unravel_index(opacity.argmax(), opacity.shape) == (10, 12)
+    assert np.abs(picture[10, 12, 2::-1].astype(int) - map_color("walkway")).max() <= 3
+    assert [name for name, *_ in page.data["map_classes"]] == ["walkway"]
+    assert page.data["map_reach_m"] == 20
+
+
+def test_the_page_starts_at_a_score_that_fits_and_heads_with_figures(
+    tmp_path: Path, make_frame: Make, make_boxes: Make, make_prediction: Make
+) -> None:
+    frame = make_frame(boxes=make_boxes((2.0, 15.0, 0.3), (5.0, 5.0, 0.0)))
+    rows = [(2.0, 15.0 + i, 0.3) for i in range(5)]
+    prediction = make_prediction(frame, make_boxes(*rows), 0.6, 0.3, 0.2, 0.06, 0.03)
+    given = {"predictions": {"sample": prediction}, "headline": {"mAP": 0.12345, "NDS": 1.0}}
+    page, _ = write(tmp_path, frame, **given)
+    assert page.data["min_score"] == 0.3
+    assert page.data["headline"] == [["mAP", "0.123"], ["NDS", "1.000"]]
+    shares = [box["score"] for box in page.data["frames"][0]["prediction"]]
+    assert sorted(shares) == [0.06, 0.2, 0.3, 0.6]
+    page, _ = write(tmp_path, frame, min_score=0.01, **given)
+    assert page.data["min_score"] == 0.01 and len(page.data["frames"][0]["prediction"]) == 5
 
 
 def test_names_cannot_break_out_of_the_page(tmp_path: Path, make_frame: Make) -> None:

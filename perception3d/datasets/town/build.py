@@ -27,7 +27,7 @@ from perception3d.datasets.town.files import BlobWriter
 from perception3d.datasets.town.layout import build_layout
 from perception3d.datasets.town.map_expansion import LOCATION, MapExpansion, semantic_prior
 from perception3d.datasets.town.plots import build_lots
-from perception3d.datasets.town.record import record
+from perception3d.datasets.town.record import read_once, record
 from perception3d.datasets.town.settings import (
     ClassQuotas,
     ScenePlan,
@@ -213,6 +213,12 @@ def _make_scenes(
         try:
             for _ in pool.map(_draw_ground, [(root, settings, k) for k in districts]):
                 pass
+            # Both kinds of kernels are needed by every process and take a while to compile the
+            # first time: each kind in one process, from whose cache the others then take it.
+            for _ in pool.map(
+                _compile, [(root, settings, plans[0], kind) for kind in ("lidar", "cameras")]
+            ):
+                pass
             pending: set[Future[str]] = {pool.submit(_make_scene, root, settings, p) for p in plans}
             done = 0
             while pending:
@@ -242,6 +248,13 @@ def _start_worker(stop: Any, parent: int) -> None:
 def _draw_ground(task: tuple[Path, TownSettings, int]) -> None:
     root, settings, index = task
     _district(root, settings, index)
+
+
+def _compile(task: tuple[Path, TownSettings, ScenePlan, str]) -> None:
+    root, settings, plan, sensor = task
+    read_once(
+        build_scene(settings, plan, _district(root, settings, plan.district)), settings, sensor
+    )
 
 
 @functools.lru_cache(maxsize=2)

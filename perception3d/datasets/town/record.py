@@ -152,6 +152,22 @@ def record(
             yield _turn(world, settings, key * SWEEPS_PER_KEY + step, None)
 
 
+def read_once(world: SceneWorld, settings: TownSettings, sensor: str) -> None:
+    """Read one sensor once and forget it: its kernels are compiled then, and kept on disk.
+
+    Args:
+        world, settings: any scene.
+        sensor: "lidar" or "cameras".
+    """
+    if sensor == "lidar":
+        _turn(world, settings, 0, None)
+        return
+    shadow = shadows.static_mask(world.rows_static, world.district.ground, world.weather)
+    view = rig.scaled(settings.image_scale)[0]
+    instant = _Instant.of(world, shadow, 0)
+    _picture(world, settings, world.district.prepared, view, instant, None)
+
+
 def _turn(world: SceneWorld, settings: TownSettings, sweep: int, key: int | None) -> LidarReading:
     time_us = sweep * (1_000_000 // SWEEP_HZ)
     time_s = time_us * 1e-6

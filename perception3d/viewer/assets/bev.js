@@ -4,7 +4,8 @@ const view = { x: 0, y: 0, zoom: 1 };   // Middle in turned metres; zoom over "w
 
 // A part of the canvas with the transform between metres of ref and its pixels.
 function viewportOf(left, top, width, height) {
-  const scale = Math.min(width, height) / (2 * DATA.extent_m) * view.zoom, T = DATA.turn;
+  // A tall pane may cut the sides off: the road lies along it.
+  const scale = Math.min(height, width / 0.66) / (2 * DATA.extent_m) * view.zoom, T = DATA.turn;
   return {
     left, top, width, height, scale,
     pixel(x, y) {
@@ -19,11 +20,20 @@ function viewportOf(left, top, width, height) {
 }
 
 function viewports(width, height) {
-  if (!state.split) return [[viewportOf(0, 0, width, height), state.truth, state.prediction]];
+  const truth = state.view !== "prediction", prediction = state.view !== "truth";
+  if (state.view !== "side") return [[viewportOf(0, 0, width, height), truth, prediction]];
+  if (width < 0.9 * height) {   // Whichever way makes the panes larger.
+    const half = Math.floor(height / 2);
+    return [[viewportOf(0, 0, width, half), true, false],
+            [viewportOf(0, half + 1, width, height - half - 1), false, true]];
+  }
   const half = Math.floor(width / 2);
   return [[viewportOf(0, 0, half, height), true, false],
           [viewportOf(half + 1, 0, width - half - 1, height), false, true]];
 }
+
+const contains = (port, u, v) => u >= port.left && u <= port.left + port.width &&
+                                 v >= port.top && v <= port.top + port.height;
 
 function drawBev() {
   const canvas = document.getElementById("bev");
@@ -39,14 +49,18 @@ function drawBev() {
     drawEgo(context, port);
     const both = truth && prediction && frame.prediction;
     if (truth) for (const box of shown(frame.truth)) drawFootprint(context, port, box, both);
-    if (prediction) for (const box of shown(frame.prediction)) drawFootprint(context, port, box, false);
+    if (prediction) {
+      for (const box of shown(frame.prediction)) drawFootprint(context, port, box, false);
+      if (state.labels) drawScores(context, port, shown(frame.prediction));
+    }
     drawCaption(context, port, frame, truth, prediction);
     context.restore();
   }
-  if (state.split) {
-    context.fillStyle = "#2b333e";
-    context.fillRect(Math.floor(width / 2), 0, 1, height);
-  }
+  const [, second] = viewports(width, height);
+  if (!second) return;
+  context.fillStyle = "#2b333e";
+  if (second[0].left) context.fillRect(second[0].left - 1, 0, 1, height);
+  else context.fillRect(0, second[0].top - 1, width, 1);
 }
 
 function drawMap(context, port, frame) {
@@ -83,6 +97,10 @@ function drawRings(context, port) {
     context.stroke();
     context.fillStyle = "#7d8896";
     const at = radius * port.scale * Math.SQRT1_2;
+    context.lineWidth = 3;
+    context.strokeStyle = "rgba(13, 17, 23, .7)";
+    context.strokeText(`${radius} m`, u + at, v + at + 4);
+    context.lineWidth = 1;
     context.fillText(`${radius} m`, u + at, v + at + 4);
   }
 }
@@ -131,13 +149,13 @@ function drawFootprint(context, port, box, dashed) {
   context.lineWidth = picked ? 2.2 : dashed ? 1.2 : 1.6;
   context.setLineDash(dashed ? [4, 3] : []);
   context.stroke();
-  context.setLineDash([]);
   const [u, v] = port.pixel(box.at[0], box.at[1]);
   const nose = [(foot[0][0] + foot[3][0]) / 2, (foot[0][1] + foot[3][1]) / 2];
   context.beginPath();
   context.moveTo(u, v);
   context.lineTo(nose[0], nose[1]);
   context.stroke();
+  context.setLineDash([]);
   if (!dashed) {
     context.lineWidth = 3;
     context.beginPath();
@@ -149,12 +167,24 @@ function drawFootprint(context, port, box, dashed) {
     const tip = port.pixel(box.at[0] + box.velocity[0], box.at[1] + box.velocity[1]);
     drawArrow(context, [u, v], tip);
   }
-  if (box.score !== undefined && state.scores) {
-    context.fillStyle = rgb(color, 1);
-    context.font = "10px system-ui, sans-serif";
-    context.textAlign = "left";
-    context.fillText(box.score.toFixed(2), Math.max(...foot.map(p => p[0])) + 3,
-                     Math.min(...foot.map(p => p[1])) + 4);
+}
+
+// Scores beside their boxes, the best first, none over another; too many when seen from afar.
+function drawScores(context, port, boxes) {
+  if (port.scale < 5) return;
+  const taken = [];
+  context.font = "10px system-ui, sans-serif";
+  context.textAlign = "left";
+  for (const box of [...boxes].sort((a, b) => b.score - a.score)) {
+    const foot = corners(box).slice(0, 4).map(p => port.pixel(p[0], p[1]));
+    const us = foot.map(p => p[0]), vs = foot.map(p => p[1]), text = box.score.toFixed(2);
+    const wide = context.measureText(text).width, v = (Math.min(...vs) + Math.max(...vs)) / 2;
+    const u = [Math.max(...us) + 3, Math.min(...us) - 3 - wide].find(left => !taken.some(
+      t => left < t[0] + wide && t[0] < left + wide && Math.abs(v - t[1]) < 11));
+    if (u === undefined) continue;
+    taken.push([u, v]);
+    context.fillStyle = textColor(box.label);
+    context.fillText(text, u, v + 3.5);
   }
 }
 
@@ -175,12 +205,12 @@ function drawArrow(context, tail, tip) {
 }
 
 function drawCaption(context, port, frame, truth, prediction) {
-  const parts = [];
-  if (truth) parts.push(frame.truth ? `truth ${shown(frame.truth).length}` : "no annotation");
-  if (prediction) {
-    parts.push(frame.prediction ? `prediction ${shown(frame.prediction).length}` : "no prediction");
+  const parts = [], both = truth && prediction && frame.truth && frame.prediction;
+  const count = boxes => `${shown(boxes).length} box${shown(boxes).length === 1 ? "" : "es"}`;
+  if (truth) parts.push(frame.truth ? `truth${both ? " dashed" : ""}: ${count(frame.truth)}` : "no annotation");
+  if (prediction && has("prediction")) {
+    parts.push(frame.prediction ? `prediction${both ? " solid" : ""}: ${count(frame.prediction)}` : "no prediction");
   }
-  if (truth && prediction && frame.truth && frame.prediction) parts[0] += " (dashed)";
   if (!frame.points) parts.push("no points");
   context.font = "600 12.5px system-ui, sans-serif";
   context.textAlign = "left";
@@ -194,7 +224,7 @@ function drawCaption(context, port, frame, truth, prediction) {
 function pickBox(u, v) {
   const canvas = document.getElementById("bev"), frame = DATA.frames[state.frame];
   for (const [port, truth, prediction] of viewports(canvas.clientWidth, canvas.clientHeight)) {
-    if (u < port.left || u > port.left + port.width) continue;
+    if (!contains(port, u, v)) continue;
     const [x, y] = port.metres(u, v), slack = 5 / port.scale;
     const candidates = [...(prediction ? shown(frame.prediction) : []).slice().reverse(),
                         ...(truth ? shown(frame.truth) : [])];

@@ -63,6 +63,12 @@ function cutPolygon(vertices, limits) {
 const toPixel = h => [h[0] / h[2], h[1] / h[2]];
 const rgb = (color, alpha) => `rgba(${color[0]}, ${color[1]}, ${color[2]}, ${alpha})`;
 
+function textColor(label) {   // Lighter, so that small letters can be read on the dark ground.
+  return rgb((DATA.colors[label] || [150, 150, 150]).map(c => Math.round(0.7 * c + 76)), 1);
+}
+
+const className = label => (DATA.classes[label] || "ignored").replaceAll("_", " ");
+
 function decode(base64, Type) {
   const text = atob(base64), bytes = new Uint8Array(text.length);
   for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
