@@ -26,7 +26,7 @@ from perception3d.backbones.pillars import PillarEncoder, natural_units
 from perception3d.datasets.augment import GlobalAugment, ImageAugment
 from perception3d.datasets.collate import collate
 from perception3d.datasets.locate import DataRoot, locate
-from perception3d.datasets.nuscenes import NuScenesFrames, choose_version
+from perception3d.datasets.nuscenes import NuScenesFrames
 from perception3d.datasets.points import CloseRule
 from perception3d.datasets.samples import FrameDataset, Transform
 from perception3d.datasets.sampling import class_balanced_repeats
@@ -188,9 +188,7 @@ def experiment(
         weights: start from these weights; the image branch then learns slowly, as published.
         seed: of weights, order, augmentation and noise.
     """
-    root = locate(data)
-    if val_split is not None:
-        root = replace(root, val_split=val_split)
+    root = locate(data, val_split=val_split)
     name = ("town" if root.kind == "town" else "base") if size == "auto" else size
     chosen = SIZES[name]
     changes = {
@@ -198,7 +196,6 @@ def experiment(
         "batch_size": batch_size, "lr": lr,
     }  # fmt: skip
     chosen = replace(chosen, **{k: v for k, v in changes.items() if v is not None})
-    version = choose_version(root.root, root.val_split)
     if queries == "auto":
         queries = "heatmap" if name == "town" else "learned"
     masked = (name == "base" and sensors == "fusion") if mask_sensors is None else mask_sensors
@@ -225,7 +222,7 @@ def experiment(
         ema_decay=ema_decay,
         seed=seed,
         workers=workers,
-        evaluators=(partial(NuScenesEvaluator, root.root, version, root.val_split),),
+        evaluators=(partial(NuScenesEvaluator, root.root, root.version, root.val_split),),
         modalities=Modalities(camera=sensors != "lidar", lidar=sensors != "camera"),
         evaluate_every=None if evaluate_every < 0 else evaluate_every,
         weights=weights,

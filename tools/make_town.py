@@ -10,9 +10,18 @@ The same flags give the same bytes. Interrupted, the same command goes on where 
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+if __name__ == "__main__":
+    # Ctrl-C during the imports below, which take seconds; main answers it afterwards.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, b"\nstopped\n") and 130))
+elif __name__ == "__mp_main__":
+    # A worker process imports this file too. Only the first process answers Ctrl-C.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 import tyro
 
@@ -35,9 +44,10 @@ class Arguments(TownSettings):
 
 def main() -> int:
     """Run; returns the exit status."""
-    arguments = tyro.cli(Arguments, description=__doc__)
-    knobs = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(TownSettings)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
+        arguments = tyro.cli(Arguments, description=__doc__)
+        knobs = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(TownSettings)}
         counts = build_town(
             arguments.out, TownSettings(**knobs), processes=arguments.processes or None, report=_say
         )

@@ -8,9 +8,15 @@ The samples are those of the config's validation data: choose the test split by 
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+if __name__ == "__main__":
+    # Ctrl-C during the imports below, which take seconds; clear_errors answers it afterwards.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, b"\nstopped\n") and 130))
 
 from perception3d.engine.command_line import (
     clear_errors,
@@ -18,6 +24,7 @@ from perception3d.engine.command_line import (
     parse_command,
     split_weights,
 )
+from perception3d.engine.evaluating import ego_positions_m
 from perception3d.engine.loading import eval_loader
 from perception3d.engine.prediction import pick_device, predict
 from perception3d.engine.progress import Progress
@@ -63,7 +70,9 @@ def main(arguments: list[str]) -> int:
     with SubmissionWriter(out, experiment.modalities, tokens=samples.tokens) as writer:
         for prediction in predict(model.to(device), loader, device, progress=progress):
             writer.add(prediction)
-    report = validate_submission(out, tokens=samples.tokens)
+    report = validate_submission(
+        out, tokens=samples.tokens, ego_position_m=ego_positions_m(samples.dataset)
+    )
     print(f"{out} from {source}: {report}")
     return 0 if report.accepted else 1
 

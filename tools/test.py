@@ -7,9 +7,15 @@ WEIGHTS is a .safetensors file, the name or folder of a run (its best weights), 
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+if __name__ == "__main__":
+    # Ctrl-C during the imports below, which take seconds; clear_errors answers it afterwards.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, b"\nstopped\n") and 130))
 
 from perception3d.engine.command_line import (
     clear_errors,
@@ -17,7 +23,7 @@ from perception3d.engine.command_line import (
     parse_command,
     split_weights,
 )
-from perception3d.engine.evaluating import evaluate
+from perception3d.engine.evaluating import ego_positions_m, evaluate
 from perception3d.engine.files import write_json
 from perception3d.engine.prediction import pick_device
 from perception3d.evaluation import validate_submission
@@ -60,7 +66,11 @@ def main(arguments: list[str]) -> int:
         print(expected.verdict(scores))
     accepted = True
     if (out / "results.json").is_file():
-        report = validate_submission(out / "results.json", tokens=samples.tokens)
+        report = validate_submission(
+            out / "results.json",
+            tokens=samples.tokens,
+            ego_position_m=ego_positions_m(samples.dataset),
+        )
         print(f"{out / 'results.json'}: {report}")
         accepted = report.accepted
     print(f"{source}: scores in {out / 'scores.json'}")

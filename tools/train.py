@@ -3,14 +3,24 @@
 python tools/train.py configs/cmt_fusion.py [--knob value ...] [--run NAME] [--devices N]
 python tools/train.py configs/cmt_fusion.py --resume [RUN]
 python tools/train.py configs/cmt_fusion.py --help
+
+On two machines, the first of which is 10.0.0.1:
+python tools/train.py configs/cmt_fusion.py --nodes 2 --master 10.0.0.1:29500 --node-rank 0
+python tools/train.py configs/cmt_fusion.py --nodes 2 --master 10.0.0.1:29500 --node-rank 1
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+if __name__ == "__main__":
+    # Ctrl-C during the imports below, which take seconds; clear_errors answers it afterwards.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, b"\nstopped\n") and 130))
 
 from perception3d.engine.command_line import (
     check_knobs,
@@ -31,7 +41,10 @@ class Options:
         root: folder of all runs.
         resume: go on with a run after a stop: its name or folder (default: this config's run).
         devices: processes on each machine; one a GPU.
-        nodes: machines.
+        nodes: machines. Start the same command on each, with its --node-rank and one --master, or
+            by torchrun or SLURM's srun, which need neither. To --resume, all must see the folder.
+        node_rank: number of this machine, from 0; machine 0 keeps the run folder.
+        master: HOST:PORT of machine 0, for all the same; a free port that the others can reach.
         accelerator: auto, cpu or gpu.
         threads: CPU threads of PyTorch in each process.
         tensorboard: write TensorBoard's event files beside metrics.jsonl.
@@ -42,6 +55,8 @@ class Options:
     resume: str | None = None
     devices: int = 1
     nodes: int = 1
+    node_rank: int | None = None
+    master: str | None = None
     accelerator: str = "auto"
     threads: int | None = None
     tensorboard: bool = True
@@ -70,7 +85,7 @@ def main(arguments: list[str]) -> int:
     from perception3d.engine.training import train  # Lightning takes seconds to import
 
     result = train(command.experiment(), launch)
-    if result.finished:
+    if result.finished and result.rank == 0:
         weights = result.folder.path / "weights"
         print(f"{result.folder.path}: {result.step} steps done, weights in {weights}")
     return 0 if result.finished else 130

@@ -8,12 +8,20 @@ Prints every finding with its sample and field. Exit status: 0 accepted (warning
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
+
+if __name__ == "__main__":
+    # Ctrl-C during the imports below, which take seconds; clear_errors answers it afterwards.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, b"\nstopped\n") and 130))
 
 import tyro
 
 from perception3d.datasets.nuscenes import NuScenesFrames
+from perception3d.engine.command_line import clear_errors
+from perception3d.engine.evaluating import ego_positions_m
 from perception3d.evaluation import validate_submission
 
 
@@ -39,7 +47,8 @@ def main(
     tokens = ego_position_m = None
     if data is not None and split is not None:
         try:
-            tokens, ego_position_m = read_split(data, split, version)
+            frames = NuScenesFrames(data, split, version=version, cameras=(), load_points=False)
+            tokens, ego_position_m = frames.tokens, ego_positions_m(frames)
         except (OSError, ValueError) as error:
             print(error, file=sys.stderr)
             return 2
@@ -53,26 +62,6 @@ def main(
     return 0 if report.accepted else 1
 
 
-def read_split(
-    data: Path, split: str, version: str | None
-) -> tuple[tuple[str, ...], dict[str, list[float]]]:
-    """Sample tokens of a split, and by token where the vehicle stood (global x, y, z in metres)."""
-    frames = NuScenesFrames(
-        data,
-        split,
-        version=version,
-        cameras=(),
-        load_points=False,
-        load_images=False,
-        load_boxes=False,
-    )
-    position_m = {}
-    for index, token in enumerate(frames.tokens):
-        frame = frames[index]
-        global_SE3_ego = frame.global_SE3_ref @ frame.ego_SE3_ref.inverse()
-        position_m[token] = global_SE3_ego.translation_m.tolist()
-    return frames.tokens, position_m
-
-
 if __name__ == "__main__":
-    sys.exit(tyro.cli(main))
+    with clear_errors():
+        sys.exit(tyro.cli(main))

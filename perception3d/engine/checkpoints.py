@@ -6,14 +6,18 @@ python -m perception3d.engine.checkpoints PUBLISHED.pth CONVERTED.safetensors
 from __future__ import annotations
 
 import argparse
-import os
-import tempfile
+import re
+import shlex
+import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from perception3d.engine.files import write_atomically
 from perception3d.engine.key_tables import CMT_KEYS, KeyTable, listed
 
 #: Written into every header; a change of names or meanings of weights raises it.
@@ -21,6 +25,12 @@ FORMAT = "perception3d-weights-1"
 
 #: Suffixes of files that hold pickles.
 PICKLES = (".pth", ".pt", ".ckpt", ".pkl", ".bin", ".tar")
+
+#: First bytes of torch.save's files: a zip archive, or a bare pickle (before PyTorch 1.6).
+PICKLE_BEGINNINGS = (b"PK\x03\x04", b"\x80")
+
+#: Name of this module, which is "__main__" while it runs as a command.
+MODULE = "perception3d.engine.checkpoints"
 
 
 def save_weights(
@@ -52,22 +62,7 @@ def write_weights(
 
     header = {**(notes or {}), "format": FORMAT, "model": model_name}
     data = save({k: v.detach().cpu().contiguous() for k, v in state.items()}, header)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes private files; weights are as readable as anything else the user writes.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_atomically(Path(path), lambda file: file.write(data))
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -83,11 +78,14 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}")
-    if path.suffix in PICKLES:
+    if _is_pickle(path):
         target = path.with_suffix(".safetensors")
+        if target == path:
+            target = path.with_stem(f"{path.stem}_converted")
+        command = shlex.join(["python", "-m", MODULE, str(path), str(target)])
         raise ValueError(
             f"{path} is a pickle, which can run code when it is opened; convert it once with\n"
-            f"    python -m perception3d.engine.checkpoints {path} {target}\nand load {target}"
+            f"    {command}\nand load {target}"
         )
     try:
         with safe_open(path, framework="pt") as file:
@@ -98,6 +96,17 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(
             f"{path} is not a whole safetensors file ({error}); copy it again"
         ) from error
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether the content is a pickle, or the name says so and the content does not deny it."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    # A safetensors file begins with the length of its JSON header (8 bytes, little-endian), the
+    # first of which may be that of a pickle by chance: so look at the JSON's brace before.
+    if head[8:] == b"{":
+        return False
+    return head.startswith(PICKLE_BEGINNINGS) or path.suffix in PICKLES
 
 
 def load_weights(model: nn.Module, path: str | Path) -> dict[str, str]:
@@ -186,27 +195,64 @@ def convert(
         Number of tensors written.
 
     Raises:
-        ValueError: the pickle holds more than tensors and plain values, or unknown names.
+        FileNotFoundError: there is no source.
+        ValueError: it is no PyTorch checkpoint, holds more than tensors and plain values, no
+            tensors, or unknown names.
+        OSError: the target can't be written.
     """
-    import pickle
-
-    try:
-        loaded = torch.load(source, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{source} holds more than tensors and plain values: {error}") from error
-    state = loaded.get("state_dict", loaded)
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    source = Path(source)
+    loaded = _unpickle_safely(source)
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
+    if not isinstance(state, dict):
+        raise ValueError(
+            f"{source} holds no state dict: found {type(loaded).__name__}, expected a dict of"
+            ' tensors, or one under "state_dict"'
+        )
+    tensors = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    if not tensors:
+        raise ValueError(f"{source} holds no tensors; found the keys {listed(map(str, state))}")
     ours = table.translate(tensors)
-    write_weights(ours, target, model_name=model_name, notes={"source": Path(source).name})
+    write_weights(ours, target, model_name=model_name, notes={"source": source.name})
     return len(ours)
 
 
-if __name__ == "__main__":
+def _unpickle_safely(source: Path) -> Any:
+    if not source.is_file():
+        raise FileNotFoundError(f"no checkpoint at {source}")
+    try:
+        with warnings.catch_warnings():
+            # About pickle protocols that a junk file seems to have.
+            warnings.simplefilter("ignore")
+            return torch.load(source, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # whatever a junk file provokes
+        # The loader's own text is long, and advises to open the file unsafely.
+        if unsafe := re.search(r"Unsupported (?:global|class).*?([\w.]+) was not", str(error)):
+            raise ValueError(
+                f"{source} holds more than tensors and plain values ({unsafe[1]}), which could run"
+                " code; save only its state dict, where you trust it, and convert that"
+            ) from error
+        raise ValueError(
+            f"{source} is not a readable PyTorch checkpoint ({type(error).__name__}); copy it again"
+        ) from error
+
+
+def main(arguments: list[str]) -> None:
+    """The converting command."""
     parser = argparse.ArgumentParser(
-        description="Convert a published CMT checkpoint to safetensors."
+        prog=f"python -m {MODULE}", description="Convert a published CMT checkpoint to safetensors."
     )
     parser.add_argument("source", help="published checkpoint (.pth)")
     parser.add_argument("target", help="safetensors file to write")
-    arguments = parser.parse_args()
-    count = convert(arguments.source, arguments.target)
-    print(f"{count} tensors written to {arguments.target}")
+    parsed = parser.parse_args(arguments)
+    count = convert(parsed.source, parsed.target)
+    print(f"{count} tensors written to {parsed.target}")
+
+
+if __name__ == "__main__":
+    # Not above: command_line needs this module.
+    from perception3d.engine.command_line import clear_errors
+
+    with clear_errors():
+        main(sys.argv[1:])

@@ -7,8 +7,11 @@ import difflib
 import functools
 import inspect
 import json
+import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -125,10 +128,15 @@ def check_knobs(record: dict[str, Any], knobs: dict[str, Any], folder: Path) -> 
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Turn an error that says what to do into one line and exit status 1.
+    """What a tool runs in: plain log lines, errors of one line, Ctrl-C without a traceback.
 
-    With PERCEPTION3D_DEBUG=1 in the environment the traceback is shown as well.
+    An error that says what to do ends the program with exit status 1, Ctrl-C with 130. With
+    PERCEPTION3D_DEBUG=1 in the environment the traceback is shown as well.
     """
+    _log_plainly()
+    if threading.current_thread() is threading.main_thread():
+        # A tool has a handler of its own while it imports.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     except (OSError, ValueError, InUseError, NonFiniteError) as error:
@@ -137,6 +145,36 @@ def clear_errors() -> Iterator[None]:
         text = str(error) or type(error).__name__
         print(f"error: {text}\n(PERCEPTION3D_DEBUG=1 shows where)", file=sys.stderr)
         raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        if os.environ.get("PERCEPTION3D_DEBUG") == "1":
+            raise
+        if _speaks():
+            print("\nstopped", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _log_plainly() -> None:
+    """Messages of this package go to stderr as plain lines, each once, from one process."""
+    if logging.getLogger().handlers:
+        return
+    said: set[str] = set()
+
+    def first_time(record: logging.LogRecord) -> bool:
+        # A config may be built twice, and finds its data each time.
+        text = record.getMessage()
+        fresh = text not in said
+        said.add(text)
+        return fresh
+
+    handler = logging.StreamHandler()
+    handler.addFilter(first_time)
+    logging.basicConfig(format="%(message)s", handlers=[handler])
+    logging.getLogger("perception3d").setLevel(logging.INFO if _speaks() else logging.WARNING)
+
+
+def _speaks() -> bool:
+    """Whether this is the first process of its machine (the launcher numbers the others)."""
+    return os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
 
 
 def model_with_weights(experiment: Experiment, which: str, root: Path) -> tuple[nn.Module, str]:

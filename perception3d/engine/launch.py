@@ -25,6 +25,8 @@ class Launch:
         run: folder name of this run (default: the experiment's name).
         resume: continue this run: its name or folder, or "auto" for the one that ``run`` names.
         devices: processes on each machine, one a GPU. nodes: machines.
+        node_rank, master: number of this machine and HOST:PORT of machine 0, for several machines
+            that nobody else brings together.
         accelerator: auto, cpu or gpu.
         threads: CPU threads of PyTorch in each process (None leaves PyTorch's default).
         tensorboard: also write TensorBoard's event files.
@@ -36,18 +38,30 @@ class Launch:
     resume: str | None = None
     devices: int = 1
     nodes: int = 1
+    node_rank: int | None = None
+    master: str | None = None
     accelerator: str = AUTO
     threads: int | None = None
     tensorboard: bool = True
     origin: Origin = field(default_factory=Origin)
 
-    def open_folder(self, name: str, data: dict[str, str], *, create: bool) -> RunFolder:
+    def __post_init__(self) -> None:
+        for name in ("devices", "nodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1; found {getattr(self, name)}")
+
+    def open_folder(
+        self, name: str, data: dict[str, str], *, create: bool
+    ) -> tuple[RunFolder, bool]:
         """The folder to resume, or a new one for an experiment called ``name``.
 
         Args:
             name: the experiment's name.
             data: fingerprints of the data by split.
             create: make it (rank 0), else only say which it is.
+
+        Returns:
+            The folder, and whether this call made it.
 
         Raises:
             FileExistsError, FileNotFoundError, ValueError: as ``create_run``, ``find_run`` and
@@ -57,10 +71,10 @@ class Launch:
         if self.resume is not None:
             folder = find_run(self.root, run if self.resume == AUTO else self.resume)
             check_data(folder, data)
-            return folder
+            return folder, False
         if not create:
-            return RunFolder(self.root / run)
-        return create_run(self.root / run, self.origin, name=name, data=data)
+            return RunFolder(self.root / run), False
+        return create_run(self.root / run, self.origin, name=name, data=data), True
 
     def state(
         self, folder: RunFolder, plan: Plan, experiment: Experiment, world_size: int
@@ -81,6 +95,13 @@ class Launch:
         )
         return state
 
+    def farewell(self, folder: RunFolder, step: int | None, total_steps: int) -> str:
+        """What to say when a run was stopped after ``step``; None if it had not gone on yet."""
+        if self.resume is None and not step:
+            return "stopped before the first step; nothing is kept"
+        where = "before it went on" if step is None else f"at step {step} of {total_steps}, saved"
+        return f"stopped {where}. Continue with\n  {self.resume_command(folder)}"
+
     def resume_command(self, folder: RunFolder) -> str:
         """The command line that continues a run."""
         words = ["python", "tools/train.py", self.origin.config or "CONFIG", "--resume"]
@@ -91,6 +112,10 @@ class Launch:
             words += ["--devices", str(self.devices)]
         if self.nodes != 1:
             words += ["--nodes", str(self.nodes)]
+        if self.node_rank is not None:
+            words += ["--node-rank", str(self.node_rank)]
+        if self.master is not None:
+            words += ["--master", self.master]
         return shlex.join(words)
 
     def hardware(self, experiment: Experiment) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
 import signal
+import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from perception3d.datasets.sampling import EpochSampler
 from perception3d.engine.experiment import Experiment, Samples
@@ -69,7 +72,7 @@ class TrainLoader:
             self._keys.select(epoch, first, end)
             # Only workers' private generators depend on it (sample keys seed everything else).
             self._loader.generator.manual_seed(step_seed(self.experiment.seed, epoch, self.rank))
-            return iterate(self._loader)
+            return iter(self._loader)
 
         return EpochBatches(end - first, start)
 
@@ -110,6 +113,78 @@ def eval_loader(
     return _loader(samples, batches, min(workers, len(batches)), pin_memory, persistent=False)
 
 
+class BatchLoader(DataLoader[Any]):
+    """PyTorch's loader; errors of the data are raised as they were, whichever process met them."""
+
+    def __iter__(self) -> Any:
+        with warnings.catch_warnings():
+            # Python >= 3.12 warns about forking with threads alive. The threads here are torch's
+            # and TensorBoard's; workers use neither (one torch thread, no logging).
+            warnings.filterwarnings(
+                "ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning
+            )
+            batches = super().__iter__()
+        return _raising(batches)
+
+
+def _raising(batches: Iterator[Any]) -> Iterator[Any]:
+    for batch in batches:
+        if not isinstance(batch, _DataError):
+            yield batch
+        elif batch.error.__traceback__ is not None:
+            raise batch.error
+        else:
+            raise batch.error from _InWorker(batch.trace)
+
+
+class _Batches(Dataset[Any]):
+    """Whole batches by their keys. An error of the data is returned, not raised.
+
+    PyTorch would replace an exception in a worker by one whose message is the traceback.
+    """
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples.dataset)  # type: ignore[arg-type]
+
+    def __getitems__(self, keys: list[Any]) -> Any:
+        try:
+            return self.samples.collate([self.samples.dataset[key] for key in keys])
+        except (OSError, ValueError) as error:
+            return _DataError(error, traceback.format_exc())
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+class _InWorker(Exception):
+    """The traceback of a worker, as the cause of the error that is raised for it."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
+@dataclass(frozen=True)
+class _DataError:
+    """An exception on its way out of a worker."""
+
+    error: OSError | ValueError
+    trace: str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        error = self.error
+        try:
+            # Some exceptions can be pickled and not be read again.
+            pickle.loads(pickle.dumps(error))
+        except Exception:
+            kind = OSError if isinstance(error, OSError) else ValueError
+            error = kind(f"{type(error).__name__}: {error}")
+        return _DataError, (error, self.trace)
+
+
 class _EpochKeys:
     """Batch sampler over part of an epoch; lives in the training process."""
 
@@ -144,10 +219,10 @@ def _sampler(samples: Samples, seed: int, rank: int = 0, world_size: int = 1) ->
 def _loader(
     samples: Samples, batches: Any, workers: int, pin_memory: bool, *, persistent: bool = True
 ) -> DataLoader[Any]:
-    return DataLoader(
-        samples.dataset,
+    return BatchLoader(
+        _Batches(samples),
         batch_sampler=batches,
-        collate_fn=samples.collate,
+        collate_fn=_as_it_is,
         num_workers=workers,
         persistent_workers=persistent and workers > 0,
         prefetch_factor=2 if workers else None,
@@ -157,17 +232,6 @@ def _loader(
     )
 
 
-def iterate(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Start the loader's workers (a fork) and iterate."""
-    with warnings.catch_warnings():
-        # Python >= 3.12 warns about forking with threads alive. The threads here are torch's and
-        # TensorBoard's; workers use neither (one torch thread, no logging).
-        warnings.filterwarnings(
-            "ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning
-        )
-        return iter(loader)
-
-
 def _start_worker(worker: int) -> None:
     # Ctrl-C reaches the whole process group; the training process decides when workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -175,8 +239,3 @@ def _start_worker(worker: int) -> None:
 
     # One thread a worker: OpenCV's pool would compete with the other workers and the model.
     cv2.setNumThreads(0)
-
-
-def tokens_of(batch: Any) -> Sequence[str]:
-    """The sample tokens of a batch, for messages."""
-    return tuple(getattr(batch, "tokens", ()))

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from perception3d.engine.files import write_atomically
+from perception3d.engine.files import explained, write_atomically
 
 
 class MetricsLog:
     """Appends one JSON object a line, each in a single write, so that a kill cannot tear a line.
 
     Args:
-        path: the .jsonl file.
+        path: the .jsonl file; only this object may write to it.
         tensorboard: folder for TensorBoard's event files, or None.
-        after_step: when continuing, the step of the restored checkpoint: lines beyond it were
-            written by a part of the run that is about to be repeated, and are dropped.
+        after_step: where a run starts or goes on: lines beyond it were written by a part of the run
+            that is about to be repeated, and are dropped. None keeps them all.
+
+    Raises:
+        OSError: the file cannot be opened or shortened.
     """
 
     def __init__(
@@ -25,23 +31,48 @@ class MetricsLog:
     ) -> None:
         if after_step is not None:
             _drop_lines_after(path, after_step)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise explained(error, path, "nothing was logged") from error
         self._board = None if tensorboard is None else _board(tensorboard, after_step)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Log ``values`` (numbers, or nested dicts of numbers) at an optimiser step."""
-        line = json.dumps({"step": step, **values}) + "\n"
-        os.write(self._file, line.encode())
-        if self._board is not None:
-            for name, value in _flat(values):
-                self._board.add_scalar(name, value, step)
+        """Log ``values`` (numbers, or nested dicts of numbers) at an optimiser step.
+
+        Raises:
+            OSError: there is no room; the lines before are whole and nothing follows them.
+        """
+        line = (json.dumps({"step": step, **values}) + "\n").encode()
+        end = os.fstat(self._file).st_size
+        try:
+            # The last bytes of a disk take part of a line without an error.
+            if os.write(self._file, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            os.ftruncate(self._file, end)
+            raise explained(error, self._path, "the lines before are intact") from error
+        with self._board_or_none() as board:
+            for name, value in _flat(values) if board is not None else ():
+                board.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Flush and close."""
         os.close(self._file)
-        if self._board is not None:
-            self._board.close()
+        with self._board_or_none() as board:
+            if board is not None:
+                board.close()
+
+    @contextmanager
+    def _board_or_none(self) -> Iterator[Any]:
+        """A run goes on without TensorBoard, whose files repeat metrics.jsonl."""
+        try:
+            yield self._board
+        except OSError as error:
+            self._board = None
+            print(f"TensorBoard's files end here ({error}); metrics.jsonl has the numbers")
 
 
 def _board(folder: Path, after_step: int | None) -> Any:

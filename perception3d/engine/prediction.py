@@ -8,9 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
-from perception3d.engine.loading import iterate
 from perception3d.engine.progress import Progress
 from perception3d.structures import Prediction
 
@@ -33,7 +31,7 @@ def predict(
         device: where the model is.
         progress: counts samples; closed here.
     """
-    batches = iterate(loader) if isinstance(loader, DataLoader) else iter(loader)
+    batches = iter(loader)  # starts workers, which need not know of the mode
     with evaluation_mode(model), torch.inference_mode():
         for batch in batches:
             moved = batch.to(device)

@@ -82,7 +82,8 @@ class Run:
             self._log = MetricsLog(
                 self.folder.metrics,
                 tensorboard=self._tensorboard,
-                after_step=None if self._state is None else self.step,
+                # Also without a state: the run may have been killed before its first save.
+                after_step=self.step,
             )
         resumed, self._state = self._state is not None, None
         # Killed between the end of an epoch and its scores: make up for it.

@@ -115,6 +115,10 @@ class RunFolder:
                 return path
         raise FileNotFoundError(f"{self.path} has no weights yet: its first epoch is not over")
 
+    def remove(self) -> None:
+        """Delete the folder with everything in it, as far as possible."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for this process; another run in it is refused (InUseError)."""
@@ -160,9 +164,9 @@ def create_run(path: Path, origin: Origin, *, name: str, data: dict[str, str]) -
             },
         )
         draft.rename(path)  # replaces an empty folder, fails on any other
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
-        if path.exists() and any(path.iterdir()):
+        if isinstance(error, OSError) and path.exists() and any(path.iterdir()):
             raise FileExistsError(
                 f"{path} was just taken by another run; choose --run NAME"
             ) from error

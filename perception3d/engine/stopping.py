@@ -10,28 +10,39 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class Interrupted(Exception):
-    """The run was asked to stop and has saved its state."""
+    """The run was asked to stop, and everything worth keeping is saved."""
 
 
 class StopRequest:
     """Turns the first SIGINT or SIGTERM into a wish; the second SIGINT stops at once.
 
     Use as a context manager. Outside the main thread signals are left alone.
+
+    Args:
+        quiet: do not tell the user (one process of a machine is enough).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
         self.wanted = False
-        self.resumable = False
-        """Set while nothing would be lost by stopping in the middle (during an evaluation)."""
+        self.resumable = True
+        """Set while nothing would be lost by stopping in the middle (start-up, evaluation)."""
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._receive)
+            self._before = {number: signal.getsignal(number) for number in _SIGNALS}
+        self.listen()
         return self
+
+    def listen(self) -> None:
+        """Take the signals, also from somebody who took them meanwhile."""
+        for number in self._before:
+            signal.signal(number, self._receive)
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
@@ -51,4 +62,5 @@ class StopRequest:
         if self.wanted and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.wanted = True
-        print("\nstopping after this step (once more: at once, back to the last checkpoint)")
+        if not self.quiet:
+            print("\nstopping after this step (once more: at once, back to the last checkpoint)")

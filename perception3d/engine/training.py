@@ -12,7 +12,9 @@ the published runs have the same property.
 
 from __future__ import annotations
 
+import atexit
 import logging
+import sys
 import time
 import warnings
 from contextlib import nullcontext
@@ -21,6 +23,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
@@ -29,6 +32,7 @@ from perception3d.engine.experiment import Experiment
 from perception3d.engine.files import write_json
 from perception3d.engine.launch import Launch
 from perception3d.engine.loading import EpochBatches, TrainLoader, samples_per_epoch
+from perception3d.engine.nodes import Meeting, explain_lost_process, settle_nodes
 from perception3d.engine.nonfinite import NonFiniteError, explain_gradient, explain_loss
 from perception3d.engine.objective import total_loss
 from perception3d.engine.optim import apply_factors
@@ -45,12 +49,16 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """How a call of `train` ended: after ``step`` of ``total_steps`` updates, in ``folder``."""
+    """How a call of `train` ended: after ``step`` of ``total_steps`` updates, in ``folder``.
+
+    ``rank`` is the number of this process; every process of a run has a result of its own.
+    """
 
     folder: RunFolder
     step: int
     total_steps: int
     scores: list[dict[str, Any]]
+    rank: int = 0
 
     @property
     def finished(self) -> bool:
@@ -67,7 +75,11 @@ def train(experiment: Experiment, launch: Launch | None = None) -> TrainingResul
         InUseError: another process trains in the folder.
         ValueError: resumed under other numbers or data; precision not available here.
         NonFiniteError: a loss or gradient became NaN or infinite; ``nonfinite.json`` has the facts.
-        OSError: a file could not be written; the last checkpoint is intact.
+        OSError: a file could not be read or written; the last checkpoint is intact. Or the machines
+            of the run did not find each other.
+        KeyboardInterrupt: stopped at once; the last checkpoint is intact.
+
+    A new run that ends in any of these ways before its first update leaves no folder.
     """
     launch = launch or Launch()
     if launch.threads is not None:
@@ -78,6 +90,7 @@ def train(experiment: Experiment, launch: Launch | None = None) -> TrainingResul
 
 
 def _train(experiment: Experiment, launch: Launch) -> TrainingResult:
+    settle_nodes(launch.nodes, launch.node_rank, launch.master)
     trainer = _trainer(experiment, launch)
     rank, world_size = trainer.global_rank, trainer.world_size
     samples = experiment.train()
@@ -91,38 +104,52 @@ def _train(experiment: Experiment, launch: Launch) -> TrainingResult:
         max_steps=experiment.max_steps,
     )
     data = {"train": samples.fingerprint} | ({"val": val.fingerprint} if val else {})
-    folder = launch.open_folder(experiment.name, data, create=rank == 0)
-    with folder.locked() if rank == 0 else nullcontext(), StopRequest() as stop:
-        state = launch.state(folder, plan, experiment, world_size)
-        model = _build_model(experiment, state)
-        run = Run(
-            experiment,
-            plan,
-            folder,
-            model,
-            val=val,
-            state=state,
-            rank=rank,
-            world_size=world_size,
-            tensorboard=launch.tensorboard,
-        )
-        on_gpu = trainer.strategy.root_device.type == "cuda"
-        loader = TrainLoader(
-            experiment, plan, samples, rank=rank, world_size=world_size, pin_memory=on_gpu
-        )
-        try:
-            _fit(_Module(run, loader, state, stop), trainer, launch)
-        finally:
-            loader.close()
-            run.close()
+    folder, created = launch.open_folder(experiment.name, data, create=rank == 0)
+    run: Run | None = None
+    stop = StopRequest(quiet=trainer.local_rank > 0)
+    try:
+        with folder.locked() if rank == 0 else nullcontext(), stop:
+            state = launch.state(folder, plan, experiment, world_size)
+            run = Run(
+                experiment,
+                plan,
+                folder,
+                _build_model(experiment, state),
+                val=val,
+                state=state,
+                rank=rank,
+                world_size=world_size,
+                tensorboard=launch.tensorboard,
+            )
+            on_gpu = trainer.strategy.root_device.type == "cuda"
+            loader = TrainLoader(
+                experiment, plan, samples, rank=rank, world_size=world_size, pin_memory=on_gpu
+            )
+            try:
+                _fit(_Module(run, loader, state, stop), trainer)
+            finally:
+                loader.close()
+                run.close()
+    except Interrupted:
+        if trainer.local_rank == 0:
+            step = None if run is None else run.step
+            print(launch.farewell(folder, step, plan.total_steps), file=sys.stderr)
+    finally:
+        # Nothing is lost, and the corrected command finds its place free.
+        if created and (run is None or run.step == 0):
+            folder.remove()
     return TrainingResult(
-        folder=folder, step=run.step, total_steps=plan.total_steps, scores=folder.read_scores()
+        folder=folder,
+        step=0 if run is None else run.step,
+        total_steps=plan.total_steps,
+        scores=folder.read_scores(),
+        rank=rank,
     )
 
 
 def _trainer(experiment: Experiment, launch: Launch) -> pl.Trainer:
     parallel = launch.devices * launch.nodes > 1
-    ddp = DDPStrategy(find_unused_parameters=experiment.find_unused_parameters)
+    ddp = _Processes(find_unused_parameters=experiment.find_unused_parameters)
     return pl.Trainer(
         accelerator=launch.hardware(experiment),
         devices=launch.devices,
@@ -144,7 +171,40 @@ def _trainer(experiment: Experiment, launch: Launch) -> pl.Trainer:
     )
 
 
-def _fit(module: _Module, trainer: pl.Trainer, launch: Launch) -> None:
+class _Processes(DDPStrategy):
+    """DDP whose machines meet in a way that can be watched and interrupted."""
+
+    def setup_distributed(self) -> None:
+        # torchrun's processes have met already.
+        if self.num_nodes > 1 and not dist.is_torchelastic_launched():
+            self._meet()
+        super().setup_distributed()  # leaves a group that is there as it is
+
+    def _meet(self) -> None:
+        self.set_world_ranks()
+        place = self.cluster_environment
+        assert place is not None
+        store = Meeting(
+            host=place.main_address,
+            port=place.main_port,
+            rank=self.global_rank,
+            devices=self.num_processes,
+            nodes=self.num_nodes,
+        ).hold(lambda text: print(text, file=sys.stderr, flush=True))
+        backend = self._get_process_group_backend()
+        dist.init_process_group(
+            backend,
+            store=store,
+            rank=self.global_rank,
+            world_size=self.world_size,
+            timeout=self._timeout,
+            device_id=None if self.root_device.type == "cpu" else self.root_device,
+        )
+        if backend == "nccl":
+            atexit.register(dist.destroy_process_group)  # PyTorch complains otherwise
+
+
+def _fit(module: _Module, trainer: pl.Trainer) -> None:
     run = module.run
     if run.step == run.plan.total_steps:
         run.progress.say(f"{run.folder.path}: all {run.step} steps are done already")
@@ -153,14 +213,17 @@ def _fit(module: _Module, trainer: pl.Trainer, launch: Launch) -> None:
     trainer.fit_loop.max_epochs = run.plan.epochs - run.plan.epoch_of(run.step)
     try:
         trainer.fit(module)
-    except Interrupted:
-        run.progress.say(
-            f"stopped at step {run.step} of {run.plan.total_steps}, saved. Continue with\n"
-            f"  {launch.resume_command(run.folder)}"
-        )
+    except SystemExit as end:
+        if end.code == 1:  # Lightning's answer to the second Ctrl-C
+            raise KeyboardInterrupt from None
+        raise
     except NonFiniteError as error:
         facts = {"step": run.step, "module": error.module, "tokens": error.tokens}
         write_json(run.folder.path / "nonfinite.json", {**facts, "message": str(error)})
+        raise
+    except RuntimeError as error:
+        if lost := explain_lost_process(error):
+            raise lost from error
         raise
 
 
@@ -181,6 +244,8 @@ def _quieten() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         # Which accelerators are not used, why fit stopped, hosted services on offer.
         logging.getLogger(name).setLevel(logging.WARNING)
+    # DDP on 1 x 1 kernels, whose strides say the same in two ways.
+    warnings.filterwarnings("ignore", message=r"Grad strides do not match bucket view strides")
     # Frozen BatchNorm is in evaluation mode on purpose.
     # Between Lightning and new versions of PyTorch; harmless.
     warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec")
@@ -220,7 +285,8 @@ class _Module(pl.LightningModule):
         return self.loader.epoch(self.run.plan.epoch_of(self.run.step), self.run.step)
 
     def on_train_start(self) -> None:
-        self.stop.resumable = True
+        # Lightning's own answer to SIGTERM ends the run without saving, with exit status 0.
+        self.stop.listen()
         self.run.start(self.device)
         self._say_kernels()
         self.stop.resumable = False

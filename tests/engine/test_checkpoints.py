@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -97,20 +100,51 @@ def test_pickles_are_refused_with_the_converting_command(tmp_path: Path, suffix:
     )
 
 
+@pytest.mark.parametrize("name", ["epoch20.safetensors", "epoch20", "my weights.safetensors"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickles_under_other_names_are_refused_too(tmp_path: Path, name: str, zipped: bool) -> None:
+    path = tmp_path / name
+    torch.save({"a": torch.zeros(1)}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match="is a pickle") as error:
+        read_weights(path)
+    command = str(error.value).splitlines()[1].strip()
+    *start, source, target = shlex.split(command)
+    assert start == ["python", "-m", "perception3d.engine.checkpoints"]
+    assert Path(source) == path and Path(target) != path and Path(target).suffix == ".safetensors"
+
+
+def test_a_safetensors_file_is_one_by_its_content(tmp_path: Path) -> None:
+    # The first byte, the length of the header, is that of a pickle; then by any name.
+    model = nn.Linear(2, 2)
+    path = tmp_path / "weights.safetensors"
+    for pad in range(0, 600, 8):
+        save_weights(model, path, notes={"pad": "x" * pad})
+        if path.read_bytes()[0] == 0x80:
+            break
+    assert path.read_bytes()[0] == 0x80
+    path.rename(path.with_suffix(".bin"))
+    state, _ = read_weights(path.with_suffix(".bin"))
+    assert torch.equal(state["weight"], model.weight)
+
+
 def test_a_failed_write_leaves_the_old_file(
-    saved: tuple[CMT, Path], monkeypatch: pytest.MonkeyPatch
+    saved: tuple[CMT, Path], disk_with_room_for: Callable[[int], AbstractContextManager[None]]
 ) -> None:
     _, path = saved
     before = path.read_bytes()
-
-    def full_disk(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(checkpoints.os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with (
+        disk_with_room_for(1000),
+        pytest.raises(OSError, match=rf"no room to write {path} .*the previous one is intact"),
+    ):
         save_weights(small_cmt(seed=9), path)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_new_weights_are_as_readable_as_other_files(saved: tuple[CMT, Path]) -> None:
+    other = saved[1].with_name("other")
+    other.touch()
+    assert saved[1].stat().st_mode == other.stat().st_mode
 
 
 def published(model: CMT) -> dict[str, Any]:
@@ -180,17 +214,53 @@ def test_a_pickle_with_code_is_not_opened(tmp_path: Path) -> None:
         convert(source, tmp_path / "out.safetensors")
 
 
-def test_the_converting_command_works(tmp_path: Path) -> None:
-    torch.save(published(small_cmt()), tmp_path / "p.pth")
-    command = [sys.executable, "-m", "perception3d.engine.checkpoints", "p.pth", "o.safetensors"]
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(root)},
+def run_command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "perception3d.engine.checkpoints", *arguments],
+        cwd=folder,
+        env={"PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         text=True,
-        check=True,
     )
+
+
+def test_the_converting_command_works(tmp_path: Path) -> None:
+    torch.save(published(small_cmt()), tmp_path / "p.pth")
+    done = run_command(tmp_path, "p.pth", "o.safetensors")
+    assert done.returncode == 0, done.stderr
     assert "tensors written to o.safetensors" in done.stdout
     load_weights(small_cmt(seed=7), tmp_path / "o.safetensors")
+
+
+def test_the_converting_command_ends_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "junk.pth").write_bytes(b"hello world, this is junk")
+    done = run_command(tmp_path, "junk.pth", "o.safetensors")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: junk.pth is not a readable PyTorch checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"hello world, this is junk", "not a readable PyTorch checkpoint"),
+        (b"", "not a readable PyTorch checkpoint"),
+        (b"PK\x03\x04" + b"x" * 50, "not a readable PyTorch checkpoint"),
+        ([1, 2], "holds no state dict: found list"),
+        ({"state_dict": [1]}, "holds no state dict"),
+        ({"epoch": 3}, "holds no tensors; found the keys epoch"),
+        ({"state_dict": {"unknown.weight": torch.zeros(1)}}, "not in the key table: unknown.wei"),
+        ({"a": Path("x")}, r"more than tensors and plain values \(pathlib\.\w+\)"),
+        (None, "no checkpoint at"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_what_cannot_be_converted(tmp_path: Path, content: Any, message: str) -> None:
+    source, target = tmp_path / "source.pth", tmp_path / "target.safetensors"
+    if isinstance(content, bytes):
+        source.write_bytes(content)
+    elif content is not None:
+        torch.save(content, source)
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+        convert(source, target)
+    assert "weights_only" not in str(error.value) and "\n" not in str(error.value)
+    assert not target.exists()

@@ -6,11 +6,10 @@ import errno
 import json
 import os
 import pickle
-import resource
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from io import StringIO
 from pathlib import Path
@@ -35,6 +34,7 @@ from perception3d.engine.run_folder import (
 )
 from perception3d.engine.run_state import RunState
 
+Disk = Callable[[int], AbstractContextManager[None]]
 PLAN = Plan(batches=12, accumulate=2, total_steps=24)
 
 
@@ -52,17 +52,6 @@ def state(step: int = 3, size: int = 10) -> RunState:
     )
 
 
-@contextmanager
-def disk_with_room_for(num_bytes: int) -> Iterator[None]:
-    """Writing more to a file fails as on a full disk (EFBIG instead of ENOSPC)."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_state_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "checkpoints" / "latest.ckpt"
     state().save(path)
@@ -72,7 +61,7 @@ def test_state_round_trip(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["latest.ckpt"]
 
 
-def test_full_disk_keeps_the_checkpoint_before(tmp_path: Path) -> None:
+def test_full_disk_keeps_the_checkpoint_before(tmp_path: Path, disk_with_room_for: Disk) -> None:
     path = tmp_path / "latest.ckpt"
     state(step=1).save(path)
     with (
@@ -91,6 +80,22 @@ def test_full_disk_without_a_checkpoint_before(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="nothing was left behind") as caught:
         write_atomically(tmp_path / "x", write)
     assert caught.value.errno == errno.ENOSPC and list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_may_not_be_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, 1)
+
+    def refuse(self: Path, *_: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    with monkeypatch.context() as patch:  # the tests may run as root, who may do anything
+        patch.setattr(Path, "open", refuse)
+        with pytest.raises(PermissionError, match=rf"may not write {path} .*Make .* writable"):
+            write_json(path, 2)
+    assert json.loads(path.read_text()) == 1 and list(tmp_path.iterdir()) == [path]
 
 
 def test_any_failure_keeps_the_file(tmp_path: Path) -> None:
@@ -151,6 +156,48 @@ def test_log_drops_what_will_be_repeated(tmp_path: Path) -> None:
     log.write(3, {"loss": 9.0})
     log.close()
     assert [json.loads(line)["loss"] for line in path.read_text().splitlines()] == [0.5, 1.0, 9.0]
+
+
+def test_a_full_disk_tears_no_line_of_the_log(tmp_path: Path, disk_with_room_for: Disk) -> None:
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path)
+    log.write(1, {"loss": 0.5})
+    whole = path.read_bytes()
+    # Room for the first half of the line: the system writes it and reports no error.
+    with (
+        disk_with_room_for(len(whole) + 10),
+        pytest.raises(OSError, match=rf"no room to write {path} .*the lines before are intact"),
+    ):
+        log.write(2, {"loss": 0.25})
+    assert path.read_bytes() == whole
+    log.write(2, {"loss": 0.25})
+    log.close()
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
+
+
+def test_a_log_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> int:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(PermissionError, match=r"may not write .*metrics\.jsonl .*Read-only"):
+        MetricsLog(tmp_path / "metrics.jsonl")
+
+
+def test_a_run_goes_on_without_tensorboard(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class FullBoard:
+        def add_scalar(self, *_: Any) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log._board = FullBoard()
+    for step in (1, 2):
+        log.write(step, {"loss": 0.5})
+    log.close()
+    assert capsys.readouterr().out.count("TensorBoard's files end here") == 1
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
 
 
 def test_tensorboard_gets_flat_names(tmp_path: Path) -> None:

@@ -41,6 +41,16 @@ def test_a_plan_covers_a_run_once_from_any_step(data: st.DataObject, **sizes: An
     assert step == plan.total_steps
 
 
+@given(samples=st.integers(4, 60), max_steps=st.integers(1, 200))
+def test_steps_alone_decide_the_length(samples: int, max_steps: int) -> None:
+    plan = make_plan(
+        samples, batch_size=2, accumulate=2, world_size=1, epochs=None, max_steps=max_steps
+    )
+    assert plan.total_steps == max_steps
+    assert (plan.epochs - 1) * plan.steps_per_epoch < max_steps
+    assert max_steps <= plan.epochs * plan.steps_per_epoch
+
+
 def test_a_batch_larger_than_the_data_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"one update takes 16 samples.*has 10: lower"):
         make_plan(10, batch_size=4, accumulate=2, world_size=2, epochs=1, max_steps=None)

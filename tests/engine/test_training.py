@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +126,7 @@ def test_going_on_from_any_step_gives_the_same_bits(
 
 
 def test_a_stop_between_saves_repeats_steps_exactly(whole: TrainingResult, tmp_path: Path) -> None:
-    experiment = toy_experiment(save_every_steps=5, model=_dies_at_batch(33))
+    experiment = toy_experiment(save_every_steps=5, model=dies_at_batch(33))
     with pytest.raises(Killed):
         run(experiment, tmp_path)
     again = toy_experiment(save_every_steps=5)
@@ -132,7 +134,7 @@ def test_a_stop_between_saves_repeats_steps_exactly(whole: TrainingResult, tmp_p
     assert same_state(result.folder.checkpoint, whole.folder.checkpoint)
 
 
-def _dies_at_batch(number: int) -> Any:
+def dies_at_batch(number: int) -> Any:
     class Mortal(ToyModel):
         batches = 0
 
@@ -184,6 +186,29 @@ def test_max_steps_ends_within_an_epoch(tmp_path: Path) -> None:
     assert result.folder.weights("last").exists() and result.scores == []
 
 
+def test_steps_alone_go_over_several_epochs(tmp_path: Path) -> None:
+    built = []
+
+    def last_epoch() -> Samples:
+        built.append(1)
+        return Samples(dataset=ToyData(), collate=collate)
+
+    result = run(
+        toy_experiment(
+            epochs=None,
+            max_steps=15,
+            phases=(Phase(first_epoch=-1, train=last_epoch),),
+        ),
+        tmp_path,
+    )
+    assert result.finished and result.step == 15 and built == [1]
+    names = {path.stem for path in (result.folder.path / "weights").iterdir()}
+    assert names == {"epoch_01", "epoch_02", "epoch_03", "best", "last"}
+    lines = [json.loads(line) for line in result.folder.metrics.read_text().splitlines()]
+    assert [line["epoch"] for line in lines if "loss" in line] == [0] * 6 + [1] * 6 + [2] * 3
+    assert [row["epoch"] for row in result.scores] == [2, 3]
+
+
 def test_a_phase_changes_the_samples(tmp_path: Path) -> None:
     built = []
 
@@ -204,9 +229,6 @@ def test_interruption_saves_and_says_how_to_go_on(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    import os
-    import signal
-
     after = run_module.Run.after_update
 
     def interrupt(self: Any, *args: Any) -> None:

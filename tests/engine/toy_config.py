@@ -18,17 +18,29 @@ from toy import ToyBatch, ToyData, ToyModel, collate, toy_experiment
 
 from perception3d.engine.experiment import Experiment, Samples
 
+Place = Literal["model", "loss", "predict"]
+
 
 class SlowModel(ToyModel):
-    """Leaves time to be killed."""
+    """Leaves time to be killed or interrupted, and says on stdout when that is."""
 
-    def __init__(self, pause_s: float) -> None:
+    def __init__(self, pause_s: float, pause_in: Place) -> None:
         super().__init__()
-        self.pause_s = pause_s
+        self.pause_s, self.pause_in = pause_s, pause_in
+        self.pause("model")
 
     def loss(self, outputs: Any, batch: Any) -> Any:
-        time.sleep(self.pause_s)
+        self.pause("loss")
         return super().loss(outputs, batch)
+
+    def predict(self, outputs: Any, batch: Any) -> Any:
+        self.pause("predict")
+        return super().predict(outputs, batch)
+
+    def pause(self, place: Place) -> None:
+        if self.pause_s and place == self.pause_in:
+            print(f"pause in {place}", flush=True)
+            time.sleep(self.pause_s)
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,7 @@ def experiment(
     ema: float | None = 0.9,
     save_every_steps: int = 1,
     pause_s: float = 0.0,
+    pause_in: Place = "loss",
     batch_size: int = 2,
     grid: tuple[int, int] = (2, 3),
     mode: Literal["noisy", "exact"] = "noisy",
@@ -70,6 +83,7 @@ def experiment(
         ema: decay of the averaged weights.
         save_every_steps: steps between checkpoints.
         pause_s: time added to each batch.
+        pause_in: where in the model.
         batch_size: samples a process.
         grid: two numbers.
         mode: with dropout, noise and BatchNorm; or without, in double precision and by plain SGD.
@@ -89,7 +103,7 @@ def experiment(
             evaluate_every=epochs,
         )
     return toy_experiment(
-        model=partial(SlowModel, pause_s),
+        model=partial(SlowModel, pause_s, pause_in),
         epochs=epochs,
         workers=workers,
         ema_decay=ema,

@@ -211,15 +211,21 @@ def _make_scenes(
         initargs=(stop, os.getpid()),
     ) as pool:
         try:
-            for _ in pool.map(_draw_ground, [(root, settings, k) for k in districts]):
+            with _interrupts_held():
+                grounds = pool.map(_draw_ground, [(root, settings, k) for k in districts])
+            for _ in grounds:
                 pass
             # Both kinds of kernels are needed by every process and take a while to compile the
             # first time: each kind in one process, from whose cache the others then take it.
-            for _ in pool.map(
-                _compile, [(root, settings, plans[0], kind) for kind in ("lidar", "cameras")]
-            ):
+            kinds = [(root, settings, plans[0], kind) for kind in ("lidar", "cameras")]
+            with _interrupts_held():
+                compiled = pool.map(_compile, kinds)
+            for _ in compiled:
                 pass
-            pending: set[Future[str]] = {pool.submit(_make_scene, root, settings, p) for p in plans}
+            with _interrupts_held():
+                pending: set[Future[str]] = {
+                    pool.submit(_make_scene, root, settings, plan) for plan in plans
+                }
             done = 0
             while pending:
                 finished, pending = wait(pending, return_when=FIRST_COMPLETED)
@@ -230,6 +236,16 @@ def _make_scenes(
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Workers start here, and are born deaf to Ctrl-C: it comes to the parent, after the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _stop: Any = None
