@@ -116,7 +116,7 @@ SIZES = {
         resnet_depth=18, resnet_width=16,
         channels=128, heads=4, hidden=256, layers=2,
         learned_queries=200, bev_queries=150, image_queries=30, image_queries_alone=150,
-        num_depths=32, sweeps=5, batch_size=2, lr=4e-4, peak_ratio=8.0, epochs=1,
+        num_depths=32, sweeps=5, batch_size=1, lr=4e-4, peak_ratio=8.0, epochs=1,
         scene_augment=TOWN_AUGMENT, scene_augment_camera=TOWN_AUGMENT, drop_close="all",
         drop_path=0.0, dropout=0.0, grid_mask=False,
     ),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 import signal
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -129,12 +128,9 @@ class BatchLoader(DataLoader[Any]):
 
 def _raising(batches: Iterator[Any]) -> Iterator[Any]:
     for batch in batches:
-        if not isinstance(batch, _DataError):
-            yield batch
-        elif batch.error.__traceback__ is not None:
-            raise batch.error
-        else:
-            raise batch.error from _InWorker(batch.trace)
+        if isinstance(batch, _DataError):
+            raise batch.kind(batch.text) from _InWorker(batch.trace)
+        yield batch
 
 
 class _Batches(Dataset[Any]):
@@ -153,7 +149,8 @@ class _Batches(Dataset[Any]):
         try:
             return self.samples.collate([self.samples.dataset[key] for key in keys])
         except (OSError, ValueError) as error:
-            return _DataError(error, traceback.format_exc())
+            kind = next(known for known in _DataError.KINDS if isinstance(error, known))
+            return _DataError(kind, str(error), traceback.format_exc())
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -169,20 +166,13 @@ class _InWorker(Exception):
 
 @dataclass(frozen=True)
 class _DataError:
-    """An exception on its way out of a worker."""
+    """An exception on its way out of a worker: kind and message, which any process can hold."""
 
-    error: OSError | ValueError
+    KINDS: ClassVar = (FileNotFoundError, PermissionError, OSError, ValueError)
+
+    kind: type[Exception]
+    text: str
     trace: str
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        error = self.error
-        try:
-            # Some exceptions can be pickled and not be read again.
-            pickle.loads(pickle.dumps(error))
-        except Exception:
-            kind = OSError if isinstance(error, OSError) else ValueError
-            error = kind(f"{type(error).__name__}: {error}")
-        return _DataError, (error, self.trace)
 
 
 class _EpochKeys:
