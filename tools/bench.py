@@ -1,4 +1,4 @@
-"""Measures parts of the project: ``python tools/bench.py data --help``."""
+"""Measures parts of the project: ``python tools/bench.py data --help``, ``... town --help``."""
 
 from __future__ import annotations
 
@@ -97,6 +97,32 @@ class Data:
         )
 
 
+@dataclass(frozen=True)
+class Town:
+    """Speed of the town's sensors on a small street, processor time of one core.
+
+    Attributes:
+        image_scales: sizes of the pictures, relative to 1600 x 900.
+        repeats: runs of which the median counts.
+    """
+
+    image_scales: tuple[float, ...] = (0.25, 1.0)
+    repeats: int = 5
+
+    def run(self) -> None:
+        """Print one line a sensor."""
+        from perception3d.datasets.town.speed import measure
+
+        speed = measure(self.image_scales, self.repeats)
+        print(
+            f"street of {speed.rows} parts, kernels compiled or loaded in {speed.compile_s:.1f} s"
+        )
+        print(f"  LiDAR, one turn {speed.sweep_ms:10.1f} ms {speed.rays_per_s / 1e6:8.1f} M rays/s")
+        for scale, spent_ms in speed.camera_ms.items():
+            pixels = 6 * 1600 * 900 * scale**2 / (spent_ms * 1e-3)
+            print(f"  six images at {scale:4.2f} {spent_ms:9.1f} ms {pixels / 1e6:8.1f} M pixels/s")
+
+
 def _report(name: str, read: Callable[[int, int], object], numbers: np.ndarray) -> None:
     """Print the median CPU time of a call: neighbours on the machine disturb some, not most."""
     taken = []
@@ -108,7 +134,7 @@ def _report(name: str, read: Callable[[int, int], object], numbers: np.ndarray) 
     print(f"  {name:24s} {1 / median:8.1f} frames/s a core {1e3 * median:8.1f} ms CPU a frame")
 
 
-BENCHES = {"data": Data}
+BENCHES = {"data": Data, "town": Town}
 
 
 def main() -> None:

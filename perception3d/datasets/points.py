@@ -51,7 +51,7 @@ class Sweep:
 def read_point_file(path: Path) -> Floats:
     """Rows (N, 5) float32 of a nuScenes LiDAR file: x, y, z (m), intensity (0 to 255), ring.
 
-    Rows that are not finite are dropped with a warning.
+    Rows that are not finite are dropped with a warning; a file without rows gives one too.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -71,6 +71,12 @@ def read_point_file(path: Path) -> Floats:
             "it is cut short or of another format: copy it again"
         )
     rows = values.reshape(-1, ROW)
+    if size == 0:
+        log.warning(
+            "point file %s is empty: its sweep counts as one that saw nothing; if the sensor was "
+            "running, copy the file again",
+            path,
+        )
     # One product instead of a mask over all values: it is non-finite if anything is.
     if not np.isfinite(values @ values):
         rows = _finite_rows(path, rows)

@@ -52,10 +52,12 @@ def test_opposite_infinities_do_not_cancel(tmp_path: Path) -> None:
     assert len(read_point_file(write(tmp_path / "a.bin", rows))) == 398
 
 
-def test_empty_cloud(tmp_path: Path) -> None:
+def test_empty_cloud(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     sweep = Sweep(write(tmp_path / "a.bin", np.zeros((0, 5))), np.eye(4), 0.0, STILL)
-    cloud = merge_sweeps([sweep], ring=True)
+    with caplog.at_level(logging.WARNING):
+        cloud = merge_sweeps([sweep], ring=True)
     assert len(cloud) == 0 and cloud.features().shape == (0, 5)
+    assert "a.bin is empty" in caplog.text and "copy the file again" in caplog.text
 
 
 @pytest.mark.parametrize("speed", [0.0, 9.0, 40.0])
