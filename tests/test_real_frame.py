@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ def test_overfitting_a_real_frame_recovers_its_boxes(realdata: Path, tmp_path: P
     spec = importlib.util.spec_from_file_location("overfit", ROOT / "tools" / "overfit.py")
     assert spec is not None and spec.loader is not None
     tool = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = tool  # where dataclasses look for their module
     spec.loader.exec_module(tool)
     result = tool.overfit(realdata / "nuscenes_frame" / "frame.json", steps=150, out=tmp_path)
     assert result.total >= 20

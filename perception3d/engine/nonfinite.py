@@ -112,7 +112,8 @@ def explain_gradient(model: nn.Module, batch: Any, step: int) -> NonFiniteError:
     what = (
         f"{len(names)} parameters have a non-finite gradient, nearest to the loss {names[-1]}"
         if names
-        else "every gradient is finite, but their norm overflows (the run diverges: lower lr)"
+        else "every gradient is finite, but their norm overflows (the run diverges: lower lr), "
+        f"most of it at {_steepest(model)}"
     )
     return NonFiniteError(
         f"non-finite gradient at step {step} although the loss is finite: {what}; samples"
@@ -120,6 +121,14 @@ def explain_gradient(model: nn.Module, batch: Any, step: int) -> NonFiniteError:
         module=module,
         tokens=tokens,
     )
+
+
+def _steepest(model: nn.Module) -> str:
+    norms = {
+        n: float(p.grad.double().norm()) for n, p in model.named_parameters() if p.grad is not None
+    }
+    name = max(norms, key=lambda n: norms[n])
+    return f"{name} ({norms[name]:.1e})"
 
 
 def _inputs(batch: Any) -> list[Tensor]:

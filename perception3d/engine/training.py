@@ -26,6 +26,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from perception3d.engine.checkpoints import load_weights
 from perception3d.engine.experiment import Experiment
@@ -324,12 +325,14 @@ class _Module(pl.LightningModule):
         limit = self.run.experiment.clip_norm
         # From the optimiser's groups, which is faster than to walk through the modules.
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, float("inf") if limit is None else limit)
+        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
         self._grad_norm = norm
         scaled = bool(self.trainer.precision_plugin.state_dict())
         # Under fp16 an overflow now and then is expected: the scaler skips the step.
         if not scaled and not bool(torch.isfinite(norm)):
             raise explain_gradient(self.model, self._batch, self.run.step)
+        if limit is not None:
+            clip_grads_with_norm_(parameters, limit, norm)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._in_window += 1

@@ -12,7 +12,12 @@ from test_training import run
 from torch import Tensor, nn
 from toy import ToyModel, collate, toy_experiment, train_samples
 
-from perception3d.engine.nonfinite import NonFiniteError, first_bad_module, is_finite
+from perception3d.engine.nonfinite import (
+    NonFiniteError,
+    explain_gradient,
+    first_bad_module,
+    is_finite,
+)
 from perception3d.engine.run_state import RunState
 
 
@@ -98,3 +103,13 @@ def test_finiteness_looks_into_nested_values() -> None:
     assert is_finite({"a": [torch.ones(2), (torch.tensor([1, 2]), None)]})
     assert not is_finite({"a": [torch.ones(2), (torch.tensor([float("inf")]),)]})
     assert not is_finite(collate([("x", (torch.ones(8) * float("nan")).numpy())]))
+
+
+def test_an_overflowing_norm_names_the_steepest_weights() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    assert model[1].weight.grad is not None
+    model[1].weight.grad.fill_(1e30)
+    error = explain_gradient(model, None, 3)
+    assert "norm overflows" in str(error) and "most of it at 1.weight (2.0e+30)" in str(error)

@@ -247,7 +247,10 @@ class _Hand:
         across = size[0] if (shelf.is_across or is_long_way) else size[1]
         turn = 0.0
         if shelf.is_across or is_long_way:
-            turn = math.pi / 2 if self.rng.random() < 0.5 else -math.pi / 2
+            # A barrier looks the same from both sides: its heading can only be known if it faces
+            # the lane.
+            to_the_left = self.rng.random() < 0.5 or is_long_way
+            turn = math.pi / 2 if to_the_left else -math.pi / 2
         if kind == "pedestrian" and not shelf.is_across:
             turn = float(self.rng.uniform(-math.pi, math.pi))
             along = across = max(size[0], size[1]) * 1.15

@@ -16,7 +16,7 @@ import numpy as np
 
 # Raised whenever the same settings would give other bytes: a folder made by another version is
 # refused, not mixed.
-GENERATOR_VERSION = "1"
+GENERATOR_VERSION = "2"
 
 TRAIN_SPLIT = "town_train"
 VAL_SPLIT = "town_val"
