@@ -36,7 +36,7 @@ def copy(made: Path, tmp_path: Path) -> Path:
     return root
 
 
-def refused(root: Path, because: str) -> None:
+def check_refused(root: Path, because: str) -> None:
     """The index is refused by both doors, says what to do, and stays as it is."""
     path = index_path(root, VERSION)
     before = path.read_bytes()
@@ -102,17 +102,19 @@ def test_edit_that_keeps_size_and_time_is_noticed(copy: Path) -> None:
 
 def test_index_of_another_schema_is_refused(copy: Path) -> None:
     with_header(copy, schema=0)
-    refused(copy, "its schema is 0, expected 1")
+    check_refused(copy, "its schema is 0, expected 1")
 
 
 def test_index_of_other_conventions_is_refused(copy: Path) -> None:
     with_header(copy, convention="ego frame; size width length height")
-    refused(copy, "its convention is 'ego frame; size width length height', expected 'global frame")
+    check_refused(
+        copy, "its convention is 'ego frame; size width length height', expected 'global frame"
+    )
 
 
 def test_index_of_another_version_is_refused(copy: Path) -> None:
     with_header(copy, version="v1.0-mini")
-    refused(copy, "its version is 'v1.0-mini', expected 'v1.0-made'")
+    check_refused(copy, "its version is 'v1.0-mini', expected 'v1.0-made'")
 
 
 @pytest.mark.parametrize("change", ["other times", "other tokens", "fewer scenes"])
@@ -135,7 +137,7 @@ def test_index_copied_from_another_data_set_is_refused(
     target = index_path(copy, VERSION)
     target.parent.mkdir(exist_ok=True)
     shutil.copyfile(source, target)
-    refused(
+    check_refused(
         copy,
         rf"index of another data set: found {frames} key frames, expected the 27 of "
         rf"{copy / VERSION}, and {same} are the same",
@@ -169,9 +171,9 @@ def test_file_that_is_no_index_is_refused(copy: Path, content: str) -> None:
         np.savez(path, x=np.arange(3))
     else:
         save_arrays(path, {"kind": "something else"}, {})
-        refused(copy, "its kind is 'something else', expected 'perception3d nuScenes index'")
+        check_refused(copy, "its kind is 'something else', expected 'perception3d nuScenes index'")
         return
-    refused(copy, f"is not an array file.* expected the index of {copy / VERSION}")
+    check_refused(copy, f"is not an array file.* expected the index of {copy / VERSION}")
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
@@ -179,7 +181,7 @@ def test_truncated_index_is_refused(copy: Path, share: float) -> None:
     path = load_index(copy, VERSION).path
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    refused(copy, f"cut short .* expected the index of {copy / VERSION}")
+    check_refused(copy, f"cut short .* expected the index of {copy / VERSION}")
     path.unlink()
     assert load_index(copy, VERSION).path.read_bytes() == whole
 

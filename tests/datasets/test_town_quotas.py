@@ -30,6 +30,8 @@ FLAGS = [field.name for field in dataclasses.fields(ClassQuotas)]
 def test_enough_boxes_pass() -> None:
     require_boxes({"town_train": PLENTY, "town_val": PLENTY}, 20)
     require_boxes({"town_train": dict.fromkeys(PLENTY, 0)}, 0)
+    with pytest.raises(ValueError, match="wanted are 21 of each class"):
+        require_boxes({"town_train": PLENTY}, 21)
 
 
 def test_a_shortage_names_split_class_and_what_to_do() -> None:
