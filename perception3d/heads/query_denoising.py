@@ -102,6 +102,8 @@ class DenoisingBuilder:
             boxes: one set a sample; labels outside 0 .. num_classes - 1 are left out.
             noise: (N, 3) uniform numbers in [0, 1) in row order, u = 2 noise - 1; drawn if None.
         """
+        if self.query_budget == 0:  # the same on every process: nothing to exchange
+            return None
         boxes = [usable_boxes(b, self.num_classes) for b in boxes]
         counts = [len(b) for b in boxes]
         largest = max(counts, default=0)
