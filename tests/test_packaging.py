@@ -9,6 +9,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.datasets.nuscenes_fixture import make_dataset
@@ -93,7 +94,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source.mkdir()
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    caches = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    caches = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.so")
     for name in ("perception3d", "ops"):
         shutil.copytree(ROOT / name, source / name, ignore=caches)
     # Beside the lists may lie whole data sets.
@@ -110,6 +111,8 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = folder.glob("*.whl")
+    # One file for every Python and torch; without a compiler it would be py3-none-any.
+    assert "-cp310-abi3-" in wheel.name
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder / "unpacked")
     return folder / "unpacked"
@@ -149,6 +152,78 @@ for package in (perception3d, perception3d_ops, perception3d_data):
     print(Path(package.__path__[0]).parent)
 print(len(scenes_of_split(Path("nowhere"), "v1.0-trainval", "val")))
 print(len((resources.files("perception3d.viewer") / "assets" / "page.html").read_text()) > 0)
+print(perception3d_ops.library.COMPILED, perception3d_ops.library.compiled_file().parent)
 """
     out = python(code, cwd=tmp_path, path=unpacked).split()
-    assert out == [str(unpacked)] * 3 + ["150", "True"]
+    assert out == [*[str(unpacked)] * 3, "150", "True", "True", str(unpacked / "perception3d_ops")]
+
+
+@pytest.mark.slow
+def test_wheel_serves_a_clean_environment(unpacked: Path, tmp_path: Path) -> None:
+    """Installed by pip into an environment that has torch and nothing of this repository."""
+    environment = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    binary = environment / "bin" / "python"
+    query = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    ask = [binary, "-c", query]
+    site = Path(subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip())
+    # What the project needs is taken from here; the project itself is not, its finder is no path.
+    own = Path(np.__file__).parents[1]
+    kept = [p for p in own.iterdir() if "perception3d" not in p.name and p.suffix != ".pth"]
+    for path in kept:
+        (site / path.name).symlink_to(path)
+    (wheel,) = unpacked.parent.glob("*.whl")
+    pip = [sys.executable, "-m", "pip", "--python", binary, "--disable-pip-version-check"]
+    done = subprocess.run(
+        [*pip, "install", "--no-deps", "--no-index", wheel], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    code = (
+        "import torch, perception3d_ops.library as l; from perception3d_ops.sparse_conv import *;"
+        "from perception3d_ops.sparse_sites import SparseSites;"
+        "s = SparseSites.of(torch.tensor([[0, 0, 0, 0], [0, 0, 0, 1]]), (1, 1, 2), 1)[0];"
+        "w = torch.ones(27, 2, 1); out = sparse_conv(torch.ones(2, 2), w, s.submanifold((3,) * 3));"
+        "print(l.COMPILED, l.compiled_file().parent, out.flatten().tolist())"
+    )
+    out = subprocess.run([binary, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert out.stdout.split(maxsplit=2) == [
+        "True", str(site / "perception3d_ops"), "[4.0, 4.0]\n"
+    ], out.stderr  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
+def test_kernels_are_clean_under_sanitizers(tmp_path: Path) -> None:
+    """Addresses and undefined behaviour, over the tests of the ops that call kernels directly."""
+    source = tmp_path / "source"
+    shutil.copytree(ROOT / "ops", source / "ops", ignore=shutil.ignore_patterns("*.so"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("perception3d", "data"):
+        (source / name).mkdir()
+        (source / name / "__init__.py").write_text('__version__ = "0"\n')
+    build = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+    done = subprocess.run(
+        build, cwd=source, capture_output=True, text=True,
+        env=os.environ | {"PERCEPTION3D_SANITIZE": "1", "PERCEPTION3D_BUILD": "cpu"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    library = ["gcc", "-print-file-name=libasan.so"]
+    preload = subprocess.run(library, capture_output=True, text=True, check=True).stdout.strip()
+    # PyTorch and Python do not give all memory back, and throw through the preloaded library.
+    options = {"ASAN_OPTIONS": "detect_leaks=0", "LD_PRELOAD": preload}
+    path = f"{source / 'ops'}{os.pathsep}{ROOT}"
+    tests = [str(ROOT / "tests" / "ops")]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests,
+         "-k", "not compile and not warning and not opcheck and not gpu and not cuda_sources"],
+        cwd=ROOT, capture_output=True, text=True,
+        env=os.environ | options | {"PYTHONPATH": path},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    where = "import perception3d_ops.library as l; print(l.COMPILED, l.compiled_file().parent)"
+    used = subprocess.run(
+        [sys.executable, "-c", where], capture_output=True, text=True, cwd=tmp_path,
+        env=os.environ | options | {"PYTHONPATH": path},
+    )  # fmt: skip
+    assert used.stdout.split() == ["True", str(source / "ops" / "perception3d_ops")]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,9 @@ STAMP = VENV / ".perception3d-ready"
 TORCH = "2.13.0"
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 OPEN3D_LIBRARIES = "libusb-1.0-0 libegl1 libgl1 libgomp1 libvulkan1 mesa-vulkan-drivers"
-INPUTS = ("pyproject.toml", "setup.py", "constraints.txt", "tools/bootstrap.py")
+INPUTS = ("pyproject.toml", "setup.py", "constraints.txt", "tools/bootstrap.py", "ops/csrc/*")
+#: Kernels are compiled against the torch that is installed, so pip must not build in isolation.
+BUILD_TOOLS = ("setuptools>=77", "ninja")
 
 # nuscenes-devkit 1.2.0 asks for numpy < 2, which has no wheel for Python 3.13; it runs with numpy
 # 2.3, so there it is installed alone, beside what it imports.
@@ -62,8 +65,9 @@ def main() -> int:
 def inputs_fingerprint() -> str:
     """Changes when a file that decides about the environment changes, or the Python does."""
     digest = hashlib.sha256(sys.version.encode())
-    for name in INPUTS:
-        digest.update((ROOT / name).read_bytes())
+    digest.update(os.environ.get("PERCEPTION3D_BUILD", "auto").encode())
+    for path in sorted(path for pattern in INPUTS for path in ROOT.glob(pattern)):
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
@@ -87,12 +91,14 @@ def install_project() -> None:
     """The package in place, its optional parts, and the official evaluator."""
     say("installing perception3d and what it needs (a few minutes the first time)")
     constraints = ("--constraint", str(ROOT / "constraints.txt"))
+    pip("install", *constraints, *BUILD_TOOLS, check=True)
     project = str(ROOT)
+    own = ("--no-build-isolation", "-e")
     if sys.version_info >= (3, 13):
-        pip("install", *constraints, "-e", f"{project}[view,dev]", *DEVKIT_IMPORTS, check=True)
+        pip("install", *constraints, *own, f"{project}[view,dev]", *DEVKIT_IMPORTS, check=True)
         pip("install", "--no-deps", DEVKIT, check=True)
     else:
-        pip("install", *constraints, "-e", f"{project}[eval,view,dev]", check=True)
+        pip("install", *constraints, *own, f"{project}[eval,view,dev]", check=True)
 
 
 def warn_of_missing_libraries() -> None:

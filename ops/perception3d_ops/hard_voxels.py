@@ -1,16 +1,20 @@
-"""Hard voxelisation in plain torch: points to cells, first come, first served, with caps.
+"""Hard voxelisation: points to cells, first come, first served, with caps.
 
-Deterministic. Same rules, and on the CPU the same integers, as mmcv's ``Voxelization`` and spconv's
-``PointToVoxel``.
+Deterministic. Same rules, and the same integers, as mmcv's ``Voxelization`` and spconv's
+``PointToVoxel`` on the CPU; here on every device.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from perception3d_ops.library import define
+from perception3d_ops.voxel_keys import NOT_FINITE, OUTSIDE, CellGrid, unravel, voxel_keys
 
 
 @dataclass(frozen=True)
@@ -24,17 +28,27 @@ class HardVoxels:
         count: (V,) int64 points kept, >= 1; they are rows count.cumsum() - count ... of ``point``.
         point: (K,) int64 row of each kept point in the input.
         voxel: (K,) int64 cell of each kept point, ascending.
+        outside: () int64 points outside of the grid.
+        not_finite: () int64 points with a coordinate that is NaN or infinite. Both kinds are left
+            out; points of full cells, and of cells beyond the cap, are not counted here.
     """
 
     index: Tensor
     count: Tensor
     point: Tensor
     voxel: Tensor
+    outside: Tensor
+    not_finite: Tensor
 
     def slots(self) -> Tensor:
         """(K,) int64 place of each kept point inside its cell."""
         start = self.count.cumsum(0) - self.count
         return torch.arange(len(self.point), device=self.point.device) - start[self.voxel]
+
+    def padded(self, rows: Tensor, max_points: int) -> Tensor:
+        """(V, max_points, C) rows of the kept points in their slots, zeros elsewhere."""
+        out = rows.new_zeros(len(self.count), max_points, rows.shape[1])
+        return out.index_put((self.voxel, self.slots()), rows[self.point])
 
 
 def hard_voxels(
@@ -48,13 +62,12 @@ def hard_voxels(
 ) -> HardVoxels:
     """Group points by cell.
 
-    Cell = floor((p - minimum) / size), subtraction and division in float32; a point counts if its
-    cell lies in 0 .. round((maximum - minimum) / size) - 1 on all axes. A cell exists from its
-    first point on, unless its sample has ``max_voxels`` already; it keeps its first ``max_points``
-    points.
+    See :func:`~perception3d_ops.voxel_keys.voxel_keys` for which cell holds a point. A cell exists
+    from its first point on, unless its sample has ``max_voxels`` already; it keeps its first
+    ``max_points`` points, also those that come after the cap of cells is reached.
 
     Args:
-        xyz: (P, 3) metres; rows with NaN or infinity are outside.
+        xyz: (P, 3) metres; rows with NaN or infinity are left out.
         offsets: (B + 1,) int64; sample b owns rows offsets[b]:offsets[b + 1].
         range_m: x, y, z minima, then maxima.
         cell_m: size of a cell along x, y, z.
@@ -63,45 +76,54 @@ def hard_voxels(
 
     Returns:
         The cells; V may be 0.
+
+    Raises:
+        ValueError: wrong shapes, types, devices, offsets, range or caps.
     """
+    if max_points < 1 or max_voxels < 1:
+        raise ValueError(
+            f"max_points and max_voxels must be positive; found {max_points}, {max_voxels}"
+        )
+    grid = CellGrid.of(range_m, cell_m)
+    key = voxel_keys(xyz, offsets, grid)
+    index, count, point, voxel = _op(key, offsets, list(grid.cells), max_points, max_voxels)
+    outside, not_finite = (key == OUTSIDE).sum(), (key == NOT_FINITE).sum()
+    return HardVoxels(index, count, point, voxel, outside, not_finite)
+
+
+def hard_voxels_twin(
+    key: Tensor, offsets: Tensor, cells: Sequence[int], max_points: int, max_voxels: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The definition of :func:`hard_voxels` after the keys: index, count, point, voxel."""
     batch = len(offsets) - 1
-    low = xyz.new_tensor(range_m[:3], dtype=torch.float32)
-    size = xyz.new_tensor(cell_m, dtype=torch.float32)
-    shape = ((xyz.new_tensor(range_m[3:], dtype=torch.float32) - low) / size).round()
-    cell = torch.floor((xyz.float() - low) / size)
-    inside = ((cell >= 0) & (cell < shape)).all(dim=1)
-    point = inside.nonzero().squeeze(1)
-    nx, ny, nz = (int(n) for n in shape.tolist())
-    sample = torch.searchsorted(offsets.contiguous(), point, right=True) - 1
-    x, y, z = cell[point].long().unbind(1)
-    key = ((sample * nz + z) * ny + y) * nx + x
+    point = (key >= 0).nonzero().squeeze(1)
     # A stable sort keeps input order inside a cell, so the first row of a run is the cell's first
     # point.
-    key, order = torch.sort(key, stable=True)
+    key, order = torch.sort(key[point], stable=True)
     point = point[order]
     unique, count = torch.unique_consecutive(key, return_counts=True)
     start = count.cumsum(0) - count
-    slot = torch.arange(len(key), device=key.device) - start.repeat_interleave(count)
-    keep_cell, rank = _first_come(point[start], unique // (nz * ny * nx), batch, max_voxels)
-    cell_of_row = torch.arange(len(unique), device=key.device).repeat_interleave(count)
-    keep_row = (slot < max_points) & keep_cell[cell_of_row]
-    voxel, by_voxel = torch.sort(rank[cell_of_row[keep_row]], stable=True)
-    kept = unique.new_empty(int(keep_cell.sum()))
-    kept[rank[keep_cell]] = unique[keep_cell]
-    counts = torch.empty_like(kept)
-    counts[rank[keep_cell]] = count[keep_cell].clamp(max=max_points)
-    return HardVoxels(_unravel(kept, nz, ny, nx), counts, point[keep_row][by_voxel], voxel)
+    cell = torch.arange(len(unique), device=key.device)
+    cell = cell.repeat_interleave(count, output_size=len(key))
+    slot = torch.arange(len(key), device=key.device) - start[cell]
+    keep_cell, rank = _first_come(point[start], unique // math.prod(cells), batch, max_voxels)
+    row = ((slot < max_points) & keep_cell[cell]).nonzero().squeeze(1)
+    voxel, by_voxel = torch.sort(rank[cell[row]], stable=True)
+    kept = keep_cell.nonzero().squeeze(1)
+    kept = kept[rank[kept].argsort()]
+    counts = count[kept].clamp(max=max_points)
+    return unravel(unique[kept], cells), counts, point[row][by_voxel], voxel
 
 
 def _first_come(first: Tensor, sample: Tensor, batch: int, limit: int) -> tuple[Tensor, Tensor]:
     """Which cells exist, and their rank among those, by the input row of their first point.
 
-    ``first`` and ``sample`` are (U,); rows of a sample are contiguous, so ordering by ``first``
-    orders by sample.
+    ``first`` and ``sample`` are (U,), the latter ascending; rows of a sample are contiguous, so
+    ordering by ``first`` orders by sample.
     """
     order = first.argsort()
-    of_sample = torch.bincount(sample, minlength=batch)
-    begin = of_sample.cumsum(0) - of_sample
+    begin = torch.searchsorted(sample, torch.arange(batch + 1, device=sample.device))
+    begin, of_sample = begin[:-1], begin.diff()
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=order.device)
     keep = place - begin[sample] < limit
@@ -111,8 +133,20 @@ def _first_come(first: Tensor, sample: Tensor, batch: int, limit: int) -> tuple[
     return keep, place - shift[sample]
 
 
-def _unravel(key: Tensor, nz: int, ny: int, nx: int) -> Tensor:
-    """(V,) linear cells to (V, 4) sample, z, y, x."""
-    column, key = key % nx, key // nx
-    row, key = key % ny, key // ny
-    return torch.stack((key // nz, key % nz, row, column), dim=1)
+def _fake(key: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ctx = torch.library.get_ctx()
+    voxels, rows = ctx.new_dynamic_size(), ctx.new_dynamic_size()
+    return (
+        key.new_empty(voxels, 4),
+        key.new_empty(voxels),
+        key.new_empty(rows),
+        key.new_empty(rows),
+    )
+
+
+_op = define(
+    "hard_voxels(Tensor key, Tensor offsets, int[] cells, int max_points, int max_voxels) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+    hard_voxels_twin,
+    _fake,
+)

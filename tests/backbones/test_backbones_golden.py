@@ -63,7 +63,10 @@ class PillarCase:
         load_published(self.encoder, case.weights(), prefix="lidar.encoder.")
         valid = torch.arange(self.slots.shape[1]) < self.count[:, None]
         pillar = valid.nonzero()[:, 0]
-        self.voxels = HardVoxels(coors, self.count, torch.arange(len(pillar)), pillar)
+        none = torch.tensor(0)
+        self.voxels = HardVoxels(
+            coors, self.count, torch.arange(len(pillar)), pillar, outside=none, not_finite=none
+        )
         self.points = self.slots[valid]
 
     def ragged(self) -> Tensor:
