@@ -35,7 +35,7 @@ def box_corners(center_m: Tensor, size_lwh_m: Tensor, yaw_rad: Tensor) -> Tensor
 
 
 def points_in_boxes(xyz: Tensor, center_m: Tensor, size_lwh_m: Tensor, yaw_rad: Tensor) -> Tensor:
-    """Which points lie in which boxes, faces included.
+    """Which points lie in which boxes: top and bottom faces included, sides not, as published.
 
     Args:
         xyz: (P, 3) points in metres.
@@ -43,10 +43,12 @@ def points_in_boxes(xyz: Tensor, center_m: Tensor, size_lwh_m: Tensor, yaw_rad: 
 
     Returns:
         (P, N) bool.
+
+    Raises:
+        ValueError: wrong shapes, types or devices.
     """
-    offset = xyz[:, None, :] - center_m[None]
-    c, s = torch.cos(yaw_rad), torch.sin(yaw_rad)
-    along = c * offset[..., 0] + s * offset[..., 1]
-    across = -s * offset[..., 0] + c * offset[..., 1]
-    local = torch.stack((along, across, offset[..., 2]), dim=-1)
-    return (local.abs() <= size_lwh_m / 2).all(dim=-1)
+    # Imported here, because most of what needs geometry alone needs no kernels loaded.
+    from perception3d_ops.points_in_boxes import points_in_boxes_mask
+
+    boxes = torch.cat((center_m, size_lwh_m, yaw_rad[:, None]), dim=1)
+    return points_in_boxes_mask(xyz, boxes)
