@@ -1,8 +1,9 @@
-"""CMT on cameras and LiDAR (arXiv 2301.01283): PillarNeSt on the LiDAR side, ResNet on the other.
+"""CMT on cameras and LiDAR (arXiv 2301.01283): PillarNeSt or SECOND beside ResNet.
 
     python tools/train.py configs/cmt_fusion.py                     the town, on a laptop
     python tools/train.py configs/cmt_fusion.py --data nuscenes     real data, on GPUs
     python tools/train.py configs/cmt_fusion.py --sensors lidar     one sensor: CMT-L, CMT-C
+    python tools/train.py configs/cmt_fusion.py --lidar-encoder voxels    sparse convolutions
 
 Two sizes: ``town`` learns the generated town in minutes on two CPU cores; ``base`` has the
 published head (900 queries, 6 layers), schedule and augmentation for nuScenes. ``--size auto``
@@ -12,17 +13,16 @@ size has not been trained yet.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
-from perception3d.backbones.bev_convnext import BEVConvNeXt
 from perception3d.backbones.image_input import GridMask, ImageNormalize
 from perception3d.backbones.image_resnet import ResNet
-from perception3d.backbones.pillars import PillarEncoder, natural_units
 from perception3d.datasets.augment import GlobalAugment, ImageAugment
 from perception3d.datasets.collate import collate
 from perception3d.datasets.locate import DataRoot, locate
@@ -48,8 +48,10 @@ from perception3d.heads.queries import LearnedQueries
 from perception3d.heads.query import QueryHead
 from perception3d.heads.query_decoder import QueryDecoder
 from perception3d.heads.query_denoising import DenoisingBuilder
-from perception3d.models.cmt import CMT, ImageBranch, LidarBranch
-from perception3d.nn.fpn import CPFPN, UpsampleConcatNeck
+from perception3d.models.cmt import CMT, ImageBranch
+from perception3d.models.lidar_branch import LidarBranch, pillar_branch, voxel_branch
+from perception3d.nn.fpn import CPFPN
+from perception3d.nn.sparse_convolve import Backend
 from perception3d.structures import BEVGrid
 from perception3d.structures.taxonomy import NUSCENES_CLASSES, NUSCENES_TYPICAL_SIZE_LWH_M
 
@@ -62,12 +64,7 @@ class Size:
 
     half_range_m: float
     voxel_m: float
-    max_pillars: tuple[int, int]
-    natural_units: bool
-    bev_depths: tuple[int, ...]
-    bev_widths: tuple[int, ...]
-    bev_out: tuple[int, ...]
-    neck_channels: int
+    lidar: Callable[[BEVGrid], LidarBranch]
     token_stride: int
     heat_hidden: int
     image_hw: tuple[int, int]
@@ -92,7 +89,6 @@ class Size:
     scene_augment: GlobalAugment
     scene_augment_camera: GlobalAugment
     drop_close: CloseRule
-    drop_path: float
     dropout: float
     grid_mask: bool
 
@@ -110,8 +106,11 @@ CAMERA_AUGMENT = GlobalAugment(
 
 SIZES = {
     "town": Size(
-        half_range_m=40.0, voxel_m=0.4, max_pillars=(20000, 20000), natural_units=True,
-        bev_depths=(0, 1, 2, 2), bev_widths=(24, 32, 64, 128), bev_out=(1, 2, 3), neck_channels=32,
+        half_range_m=40.0, voxel_m=0.4,
+        lidar=partial(
+            pillar_branch, max_pillars=(20000, 20000), natural=True, depths=(0, 1, 2, 2),
+            widths=(24, 32, 64, 128), out_stages=(1, 2, 3), neck_channels=32, drop_path=0.0,
+        ),
         token_stride=2, heat_hidden=48,
         image_hw=(224, 400), image_resize=(0.94, 1.1),
         resnet_depth=18, resnet_width=16,
@@ -119,26 +118,39 @@ SIZES = {
         learned_queries=200, bev_queries=150, image_queries=30, image_queries_alone=150,
         num_depths=32, sweeps=5, batch_size=1, lr=4e-4, peak_ratio=8.0, decoder_lr=0.2,
         scene_augment=TOWN_AUGMENT, scene_augment_camera=TOWN_AUGMENT, drop_close="all",
-        drop_path=0.0, dropout=0.0, grid_mask=False, epochs=1,
+        dropout=0.0, grid_mask=False, epochs=1,
     ),
     "base": Size(
-        half_range_m=54.0, voxel_m=0.15, max_pillars=(30000, 40000), natural_units=False,
-        bev_depths=(2, 2, 1, 1, 1), bev_widths=(48, 96, 96, 96, 96), bev_out=(2, 3, 4),
-        neck_channels=96, token_stride=1, heat_hidden=64,
+        half_range_m=54.0, voxel_m=0.15, lidar=pillar_branch, token_stride=1, heat_hidden=64,
         image_hw=(320, 800), image_resize=(0.47, 0.625),
         resnet_depth=50, resnet_width=64,
         channels=256, heads=8, hidden=1024, layers=6,
         learned_queries=900, bev_queries=200, image_queries=100, image_queries_alone=500,
         num_depths=64, sweeps=11, batch_size=4, lr=1.4e-4, peak_ratio=6.0, decoder_lr=1.0,
         scene_augment=GlobalAugment(), scene_augment_camera=CAMERA_AUGMENT, drop_close="none",
-        drop_path=0.4, dropout=0.1, grid_mask=True, epochs=20,
+        dropout=0.1, grid_mask=True, epochs=20,
     ),
+}  # fmt: skip
+
+#: What differs with voxels instead of pillars; ``base`` is the published voxel-0.075 branch.
+VOXELS: dict[str, dict[str, Any]] = {
+    "town": {
+        "voxel_m": 0.2,
+        "lidar": partial(
+            voxel_branch, height_m=0.4, max_voxels=(60000, 60000), natural=True,
+            widths=(16, 24, 32), blocks=1, out_channels=32,
+            bev_widths=(48, 96), bev_layers=(2, 2), neck_channels=48,
+        ),
+    },
+    "base": {"voxel_m": 0.075, "lidar": voxel_branch},
 }  # fmt: skip
 
 
 def experiment(
     *,
     sensors: Sensors = "fusion",
+    lidar_encoder: Literal["pillars", "voxels"] = "pillars",
+    sparse_backend: Backend = "own",
     data: str = "auto",
     val_split: str | None = None,
     size: Literal["auto", "town", "base"] = "auto",
@@ -165,6 +177,8 @@ def experiment(
 
     Args:
         sensors: cameras and LiDAR, or one of them.
+        lidar_encoder: pillars (PillarNeSt) or voxels (SECOND's sparse convolutions).
+        sparse_backend: kernels of sparse convolutions: own, or those of the package spconv.
         data: "auto" takes data/nuscenes when it is there, else the generated town; or a folder.
         val_split: evaluate and predict on this split instead (test, for the leaderboard).
         size: town (laptop), base (published head), or auto by the data.
@@ -172,7 +186,7 @@ def experiment(
             auto is heatmap on the town.
         denoising_queries: room for denoising queries in training, 0 for none. By default as many as
             learned queries; beside heat maps none: there they cost time only (LOG.md).
-        voxel_m: side of a pillar in metres.
+        voxel_m: side of a pillar or voxel in metres.
         half_range_m: the grid reaches this far to each side, in metres.
         sweeps: LiDAR sweeps a sample, the key one included.
         epochs: length of the run.
@@ -192,6 +206,13 @@ def experiment(
     root = locate(data, val_split=val_split)
     name = ("town" if root.kind == "town" else "base") if size == "auto" else size
     chosen = SIZES[name]
+    if lidar_encoder == "voxels":
+        chosen = replace(chosen, **VOXELS[name])
+        chosen = replace(chosen, lidar=partial(chosen.lidar, backend=sparse_backend))
+    elif sparse_backend != "own":
+        raise ValueError(
+            "--sparse-backend is for --lidar-encoder voxels: pillars are not sparse 3-D"
+        )
     changes = {
         "voxel_m": voxel_m, "half_range_m": half_range_m, "sweeps": sweeps, "epochs": epochs,
         "batch_size": batch_size, "lr": lr,
@@ -202,7 +223,7 @@ def experiment(
     masked = (name == "base" and sensors == "fusion") if mask_sensors is None else mask_sensors
     source = partial(training_samples, root, chosen, sensors, seed, balance_classes)
     return Experiment(
-        name=f"cmt_{sensors}_{name}",
+        name=f"cmt_{sensors}_{name}" + ("_voxels" if lidar_encoder == "voxels" else ""),
         model=partial(
             model, chosen, sensors, queries, denoising_queries, pretrained=weights is not None
         ),
@@ -239,7 +260,7 @@ def model(
     pretrained: bool = False,
 ) -> nn.Module:
     """The detector of a size; a pre-trained image backbone keeps its batch statistics."""
-    lidar = None if sensors == "camera" else lidar_branch(size)
+    lidar = None if sensors == "camera" else size.lidar(grid(size))
     image = None
     if sensors != "lidar":
         image = image_branch(
@@ -294,33 +315,9 @@ def model(
 
 
 def grid(size: Size) -> BEVGrid:
-    """The pillars' grid."""
+    """The grid of pillars or voxels from above."""
     reach = (-size.half_range_m, size.half_range_m)
     return BEVGrid(reach, reach, (-5.0, 3.0), size.voxel_m)
-
-
-def lidar_branch(size: Size) -> LidarBranch:
-    """Pillars, ConvNeXt, neck: BEV features at the stride of the neck's first stage."""
-    factors = tuple(2**i for i in range(len(size.bev_out)))
-    return LidarBranch(
-        encoder=PillarEncoder(
-            grid=grid(size),
-            channels=size.bev_widths[0],
-            max_pillars=size.max_pillars,
-            units=natural_units(grid(size)) if size.natural_units else None,
-        ),
-        backbone=BEVConvNeXt(
-            depths=size.bev_depths,
-            widths=size.bev_widths,
-            out_stages=size.bev_out,
-            drop_path=size.drop_path,
-        ),
-        neck=UpsampleConcatNeck(
-            [size.bev_widths[s] for s in size.bev_out],
-            [size.neck_channels] * len(size.bev_out),
-            factors,
-        ),
-    )
 
 
 def image_branch(size: Size, *, grid_mask: bool, frozen: bool) -> ImageBranch:

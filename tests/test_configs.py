@@ -12,6 +12,13 @@ from perception3d.engine.config_file import load_config
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 SIZES = ("town", "base")
+VARIANTS = (
+    {"sensors": "fusion"},
+    {"sensors": "lidar"},
+    {"sensors": "camera"},
+    {"sensors": "fusion", "lidar_encoder": "voxels"},
+    {"sensors": "lidar", "lidar_encoder": "voxels"},
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,16 +31,17 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("sensors", ("fusion", "lidar", "camera"))
+@pytest.mark.parametrize("knobs", VARIANTS, ids=lambda knobs: " ".join(knobs.values()))
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_config_builds(path: Path, size: str, sensors: str, dataset: Path) -> None:
-    experiment = load_config(path).build({"data": str(dataset), "size": size, "sensors": sensors})
+def test_config_builds(path: Path, size: str, knobs: dict[str, str], dataset: Path) -> None:
+    experiment = load_config(path).build({"data": str(dataset), "size": size} | knobs)
     with torch.device("meta"):
         model = experiment.model()
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     low, high = (0.5, 4.0) if size == "town" else (8.0, 60.0)
     assert low < millions < high, f"{millions:.2f} M parameters"
+    assert experiment.name.endswith("_voxels") == ("lidar_encoder" in knobs)
     assert experiment.val is not None
     assert len(experiment.train().dataset) > 0
     assert experiment.val().tokens
@@ -55,3 +63,42 @@ def test_learned_queries_are_the_default_of_the_published_size(dataset: Path) ->
         with torch.device("meta"):
             model = config.build({"data": str(dataset), "size": size}).model()
         assert type(model.queries).__name__ == source
+
+
+def test_voxels_of_the_published_size_are_the_published_ones(dataset: Path) -> None:
+    config = load_config(ROOT / "configs" / "cmt_fusion.py")
+    knobs = {"data": str(dataset), "size": "base", "lidar_encoder": "voxels"}
+    with torch.device("meta"):
+        lidar = config.build(knobs).model().lidar
+    assert lidar.encoder.grid.cell_m == 0.075 and lidar.encoder.grid.nx == 1440
+    assert lidar.encoder.cells_z == 41 and lidar.encoder.max_voxels == (120_000, 160_000)
+    # Sparse encoder, SECOND and neck as published (buffers excluded).
+    assert sum(p.numel() for p in lidar.parameters()) == 2_694_352 + 4_280_832 + 295_936
+    assert (lidar.channels, lidar.grid.nx) == (512, 180)
+
+
+def test_a_sparse_backend_without_sparse_convolutions_is_refused(dataset: Path) -> None:
+    config = load_config(ROOT / "configs" / "cmt_fusion.py")
+    with pytest.raises(ValueError, match="--sparse-backend is for --lidar-encoder voxels"):
+        config.build({"data": str(dataset), "sparse_backend": "spconv"})
+
+
+def test_a_step_with_voxels_trains_every_weight(dataset: Path) -> None:
+    config = load_config(ROOT / "configs" / "cmt_fusion.py")
+    experiment = config.build(
+        {
+            "data": str(dataset), "size": "town", "sensors": "lidar", "lidar_encoder": "voxels",
+            "voxel_m": 1.0,
+        }
+    )  # fmt: skip
+    samples = experiment.train()
+    batch = samples.collate([samples.dataset[3]])
+    torch.manual_seed(0)
+    model = experiment.model().train()
+    outputs = model(batch, model.denoising(batch))
+    torch.stack(list(model.loss(outputs, batch)["detection"].values())).sum().backward()
+    lidar = dict(model.lidar.named_parameters())
+    assert len([name for name in lidar if name.startswith("middle.")]) > 20
+    for name, parameter in lidar.items():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().sum() > 0, name

@@ -29,7 +29,13 @@ FLOORS = {
 }
 #: Only the room that needs a heavy package may import it, and none at the top of a module on a
 #: common path.
-OWNERS = {"lightning": {"engine"}, "open3d": {"viewer"}, "nuscenes": {"evaluation"}}
+OWNERS = {
+    "lightning": {"engine"},
+    "open3d": {"viewer"},
+    "nuscenes": {"evaluation"},
+    "spconv": {"nn"},
+    "triton": {"perception3d_ops"},
+}
 HEAVY = (
     "lightning",
     "open3d",

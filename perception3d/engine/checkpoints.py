@@ -19,9 +19,13 @@ from torch import Tensor, nn
 
 from perception3d.engine.files import write_atomically
 from perception3d.engine.key_tables import CMT_KEYS, KeyTable, listed
+from perception3d.nn.sparse import KernelLayout, read_kernels
 
 #: Written into every header; a change of names or meanings of weights raises it.
 FORMAT = "perception3d-weights-1"
+
+#: Header entry of converted files: they may hold sparse kernels in either published layout.
+KERNELS, PUBLISHED = "kernels", "published"
 
 #: Suffixes of files that hold pickles.
 PICKLES = (".pth", ".pt", ".ckpt", ".pkl", ".bin", ".tar")
@@ -130,7 +134,8 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, str]:
         raise ValueError(
             f"{path} holds weights of {header.get('model')!r}; this model is {expected!r}"
         )
-    load_state(model, state, source=str(path))
+    layout: KernelLayout = "auto" if header.get(KERNELS) == PUBLISHED else "spconv2"
+    load_state(model, read_kernels(model, state, layout), source=str(path))
     return header
 
 
@@ -160,7 +165,12 @@ def load_state(
 
 
 def load_published(
-    model: nn.Module, state: Mapping[str, Tensor], *, table: KeyTable = CMT_KEYS, prefix: str = ""
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    table: KeyTable = CMT_KEYS,
+    prefix: str = "",
+    kernels: KernelLayout = "auto",
 ) -> None:
     """Load a state dict with published names strictly.
 
@@ -169,15 +179,18 @@ def load_published(
         state: published name -> value.
         table: the names.
         prefix: where the part sits in the model the table speaks of, e.g. "image.backbone.".
+        kernels: layout of sparse kernels, see :func:`perception3d.nn.sparse.read_kernels`.
 
     Raises:
-        ValueError: names the table doesn't know, or the differences that :func:`load_state` lists.
+        ValueError: names the table doesn't know, the differences that :func:`load_state` lists, or
+            sparse kernels whose layout cannot be told.
     """
     ours = table.translate(state)
     foreign = [name for name in ours if not name.startswith(prefix)]
     if foreign:
         raise ValueError(f"{len(foreign)} names lie outside {prefix!r}: {listed(foreign)}")
-    load_state(model, {k.removeprefix(prefix): v for k, v in ours.items()}, source="the checkpoint")
+    part = {k.removeprefix(prefix): v for k, v in ours.items()}
+    load_state(model, read_kernels(model, part, kernels), source="the checkpoint")
 
 
 def convert(
@@ -212,7 +225,8 @@ def convert(
     if not tensors:
         raise ValueError(f"{source} holds no tensors; found the keys {listed(map(str, state))}")
     ours = table.translate(tensors)
-    write_weights(ours, target, model_name=model_name, notes={"source": source.name})
+    notes = {"source": source.name, KERNELS: PUBLISHED}
+    write_weights(ours, target, model_name=model_name, notes=notes)
     return len(ours)
 
 

@@ -100,6 +100,9 @@ def _translate(name: str, rules: list[tuple[re.Pattern[str], str]]) -> str:
 _PFN = "pts_voxel_encoder.pfn_layers.0"
 _STAGE = "pts_backbone.stages.{i}.{j}"
 _OUR_STAGE = "lidar.backbone.stages.{i}.{j}"
+_SPARSE = "pts_middle_encoder"
+_SPARSE_STAGE = f"{_SPARSE}.encoder_layers.encoder_layer{{i}}.{{j}}"
+_OUR_SPARSE_STAGE = "lidar.middle.stages.{i}.{j}"
 _LAYER = "pts_bbox_head.transformer.decoder.layers.{l}"
 _OUR_LAYER = "head.decoder.layers.{l}"
 _TASK = "pts_bbox_head.task_heads.0.{branch}"
@@ -118,6 +121,19 @@ PILLARNEST_LIDAR_KEYS = (
     (f"{_STAGE}.pointwise_conv2.{{leaf}}", f"{_OUR_STAGE}.reduce.{{leaf}}"),
     ("pts_backbone.norm{i}.{leaf}", "lidar.backbone.norms.{i}.{leaf}"),
     ("pts_neck.deblocks.{i}.{j}.{leaf}", "lidar.neck.branches.{i}.{j}.{leaf}"),
+)
+
+#: LiDAR branch of CMT (junjie18/CMT) and CenterPoint by voxels; its neck is PillarNeSt's.
+SECOND_KEYS = (
+    (f"{_SPARSE}.conv_input.0.{{leaf}}", "lidar.middle.input.conv.{leaf}"),
+    (f"{_SPARSE}.conv_input.1.{{leaf}}", "lidar.middle.input.norm.{leaf}"),
+    (f"{_SPARSE}.conv_out.0.{{leaf}}", "lidar.middle.output.conv.{leaf}"),
+    (f"{_SPARSE}.conv_out.1.{{leaf}}", "lidar.middle.output.norm.{leaf}"),
+    (f"{_SPARSE_STAGE}.conv{{l}}.{{leaf}}", f"{_OUR_SPARSE_STAGE}.conv{{l}}.{{leaf}}"),
+    (f"{_SPARSE_STAGE}.bn{{l}}.{{leaf}}", f"{_OUR_SPARSE_STAGE}.norm{{l}}.{{leaf}}"),
+    (f"{_SPARSE_STAGE}.0.{{leaf}}", f"{_OUR_SPARSE_STAGE}.conv.{{leaf}}"),
+    (f"{_SPARSE_STAGE}.1.{{leaf}}", f"{_OUR_SPARSE_STAGE}.norm.{{leaf}}"),
+    ("pts_backbone.blocks.{i}.{j}.{leaf}", "lidar.backbone.blocks.{i}.{j}.{leaf}"),
 )
 
 #: Image branch of CMT: the names of ResNet and VoVNet are the published ones behind another prefix.
@@ -145,7 +161,8 @@ CMT_HEAD_KEYS = (
     (f"{_TASK}.3.{{leaf}}", f"{_OUR_TASK}.output_{{leaf}}"),
 )
 
-#: CMT with the LiDAR branch of PillarNeSt, an image branch, or both.
+#: CMT with a LiDAR branch (PillarNeSt's or SECOND's), an image branch, or both.
 CMT_KEYS = KeyTable(
-    rules=PILLARNEST_LIDAR_KEYS + IMAGE_KEYS + CMT_HEAD_KEYS, ignored=("pts_backbone.bias",)
+    rules=PILLARNEST_LIDAR_KEYS + SECOND_KEYS + IMAGE_KEYS + CMT_HEAD_KEYS,
+    ignored=("pts_backbone.bias",),
 )

@@ -3,7 +3,7 @@
 Reference: Cross Modal Transformer: Towards Fast and Robust 3D Object Detection, arXiv 2301.01283
 (ICCV 2023), figure 2; junjie18/CMT for what the paper leaves open.
 
-    points -> pillars -> BEV backbone -> neck -> shared conv -> BEV tokens   + plane code --+
+    points -> LiDAR branch -> BEV map -> shared conv -----------> BEV tokens + plane code --+
     images -> normalise -> backbone -> neck ----------------> image tokens + ray code  ---+-> memory
     reference points -> plane code + ray code -> position of queries                         |
     queries (and denoising queries in training) ------------> decoder <----------------------+
@@ -13,8 +13,7 @@ Reference: Cross Modal Transformer: Towards Fast and Robust 3D Object Detection,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -24,59 +23,8 @@ from perception3d.fusion.tokens import Cameras, CrossModalTokens
 from perception3d.heads.queries import QuerySource
 from perception3d.heads.query import QueryHead, QueryOutputs
 from perception3d.heads.query_denoising import Denoising, DenoisingBuilder
-from perception3d.structures import (
-    Batch,
-    BEVFeatures,
-    BEVGrid,
-    ImageFeatures,
-    Pillars,
-    Prediction,
-)
-
-
-class PointEncoder(Protocol):
-    """Ragged points to occupied cells of ``grid``."""
-
-    grid: BEVGrid
-
-    def __call__(self, points: Tensor, offsets: Tensor) -> Pillars:
-        """(P, 5) points and (B + 1,) offsets to cells."""
-        ...
-
-
-class LidarBranch(nn.Module):
-    """Points -> pillars -> canvas -> BEV backbone -> neck.
-
-    Args:
-        encoder: points to pillars.
-        backbone: canvas to maps; declares ``strides``.
-        neck: maps to one map; declares ``factors`` (upsampling of each map) and ``channels``.
-
-    Attributes:
-        channels, grid: of the output.
-    """
-
-    def __init__(self, *, encoder: PointEncoder, backbone: nn.Module, neck: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.backbone = backbone
-        self.neck = neck
-        strides: Sequence[int] = backbone.strides  # type: ignore[assignment]
-        factors: Sequence[int] = neck.factors  # type: ignore[assignment]
-        out = {stride / factor for stride, factor in zip(strides, factors)}
-        if len(strides) != len(factors) or len(out) != 1:
-            raise ValueError(
-                f"the neck's factors {tuple(factors)} do not bring the backbone's strides "
-                f"{tuple(strides)} to one stride"
-            )
-        encoder.grid.stride(max(strides))  # raises if a stage would cut off rows or columns
-        self.grid = encoder.grid.stride(int(out.pop()))
-        self.channels = int(neck.channels)  # type: ignore[arg-type]
-
-    def forward(self, points: Tensor, offsets: Tensor) -> BEVFeatures:
-        """(P, 5) points and (B + 1,) offsets -> (B, channels, ny, nx) on ``grid``."""
-        canvas = self.encoder(points, offsets).dense()
-        return BEVFeatures(self.neck(self.backbone(canvas)), self.grid)
+from perception3d.models.lidar_branch import LidarBranch
+from perception3d.structures import Batch, ImageFeatures, Prediction
 
 
 class ImageBranch(nn.Module):

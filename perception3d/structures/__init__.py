@@ -2,7 +2,7 @@
 
 from perception3d.structures.batch import Batch
 from perception3d.structures.boxes import Boxes3D
-from perception3d.structures.features import BEVFeatures, ImageFeatures, Pillars
+from perception3d.structures.features import BEVFeatures, ImageFeatures, Pillars, SparseVoxels
 from perception3d.structures.frame import Frame, MapRaster
 from perception3d.structures.grid import BEVGrid
 from perception3d.structures.points import PointCloud
@@ -23,4 +23,5 @@ __all__ = [
     "Pillars",
     "PointCloud",
     "Prediction",
+    "SparseVoxels",
 ]

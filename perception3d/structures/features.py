@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from perception3d.structures.checks import check_same_length, check_tensor, move
 from perception3d.structures.grid import BEVGrid
+
+if TYPE_CHECKING:  # nouns must not load kernels
+    from perception3d_ops.sparse_sites import SparseSites
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,64 @@ class Pillars:
     def to(self, device: torch.device | str) -> Pillars:
         """A copy on another device."""
         return move(self, device)
+
+
+@dataclass(frozen=True)
+class SparseVoxels:
+    """Occupied cells of a 3-D grid.
+
+    Attributes:
+        features: (N, C), a row a site.
+        sites: which cells (sample, z, y, x), of a grid of how many, in a batch of how many.
+        grid: the cells from above, ny x nx of ``sites``; None where features have no place in the
+            world.
+        stored: what a foreign library wants to keep for these sites; shared by all features there.
+    """
+
+    features: Tensor
+    sites: SparseSites
+    grid: BEVGrid | None = None
+    stored: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_tensor("SparseVoxels", "features", self.features, ("N", "C"), floating=True)
+        check_same_length("SparseVoxels", sites=len(self.sites), features=len(self.features))
+        shape = tuple(self.sites.shape[1:])
+        if self.grid is not None and (self.grid.ny, self.grid.nx) != shape:
+            raise ValueError(
+                f"SparseVoxels.grid has {self.grid.ny} x {self.grid.nx} cells, its sites {shape}"
+            )
+
+    def with_features(self, features: Tensor) -> SparseVoxels:
+        """Other features (N, C') at the same sites."""
+        return replace(self, features=features)
+
+    def dense(self) -> Tensor:
+        """(B, C, nz, ny, nx), zero where no site is; the gradient is gathered from there."""
+        (nz, ny, nx), batch = self.sites.shape, self.sites.batch_size
+        sample, z, y, x = self.sites.index.long().unbind(1)
+        canvas = self.features.new_zeros(batch * nz * ny * nx, self.features.shape[1])
+        cell = ((sample * nz + z) * ny + y) * nx + x
+        canvas = canvas.index_copy_(0, cell, self.features)
+        return canvas.view(batch, nz, ny, nx, self.features.shape[1]).permute(0, 4, 1, 2, 3)
+
+    def bev(self) -> Tensor:
+        """(B, C nz, ny, nx) from above: channel c nz + z, as ``dense().flatten(1, 2)``."""
+        (nz, ny, nx), batch = self.sites.shape, self.sites.batch_size
+        sample, z, y, x = self.sites.index.long().unbind(1)
+        count, channels = self.features.shape
+        # Each row is widened to all cells above its place, zero but in its own; sums of such rows
+        # are exact. Several times as fast as writing single channels to their places.
+        place = z[:, None, None].expand(count, channels, 1)
+        wide = self.features.new_zeros(count, channels, nz)
+        wide = wide.scatter_(2, place, self.features[:, :, None]).flatten(1)
+        canvas = self.features.new_zeros(batch * ny * nx, channels * nz)
+        canvas = canvas.index_add_(0, (sample * ny + y) * nx + x, wide)
+        return canvas.view(batch, ny, nx, channels * nz).permute(0, 3, 1, 2)
+
+    def to(self, device: torch.device | str) -> SparseVoxels:
+        """A copy on another device."""
+        return SparseVoxels(self.features.to(device), self.sites.to(device), self.grid)
 
 
 @dataclass(frozen=True)

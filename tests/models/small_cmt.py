@@ -16,7 +16,8 @@ from perception3d.heads.queries import LearnedQueries
 from perception3d.heads.query import QueryHead
 from perception3d.heads.query_decoder import QueryDecoder
 from perception3d.heads.query_denoising import DenoisingBuilder
-from perception3d.models.cmt import CMT, ImageBranch, LidarBranch
+from perception3d.models.cmt import CMT, ImageBranch
+from perception3d.models.lidar_branch import LidarBranch, voxel_branch
 from perception3d.nn.fpn import CPFPN, UpsampleConcatNeck
 from perception3d.structures import SE3, Batch, BEVGrid, Boxes3D, CameraRig
 
@@ -24,10 +25,22 @@ GRID = BEVGrid((-16.0, 16.0), (-16.0, 16.0), (-5.0, 3.0), 1.0)
 CHANNELS = 16
 
 
-def small_cmt(*, lidar: bool = True, image: bool = True, queries: int = 12, seed: int = 0) -> CMT:
+def small_cmt(
+    *,
+    lidar: bool = True,
+    image: bool = True,
+    voxels: bool = False,
+    queries: int = 12,
+    seed: int = 0,
+) -> CMT:
     torch.manual_seed(seed)
     lidar_branch = None
-    if lidar:
+    if lidar and voxels:
+        lidar_branch = voxel_branch(
+            GRID, height_m=0.5, widths=(8, 8), blocks=1, out_channels=4, bev_widths=(8, 16),
+            bev_layers=(1, 1), neck_channels=8,
+        )  # fmt: skip
+    elif lidar:
         backbone = BEVConvNeXt(depths=(1, 1, 1), widths=(8, 8, 16), out_stages=(1, 2), kernel=3)
         lidar_branch = LidarBranch(
             encoder=PillarEncoder(grid=GRID, channels=8),

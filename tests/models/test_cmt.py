@@ -20,14 +20,16 @@ def total_loss(model: CMT, batch: Batch) -> Tensor:
     return torch.stack(list(terms.values())).sum()
 
 
+@pytest.mark.parametrize("voxels", [False, True], ids=["pillars", "voxels"])
 @pytest.mark.parametrize(("lidar", "image"), [(True, True), (True, False), (False, True)])
-def test_a_step_gives_every_weight_a_gradient(lidar: bool, image: bool) -> None:
-    model = small_cmt(lidar=lidar, image=image).train()
+def test_a_step_gives_every_weight_a_gradient(lidar: bool, image: bool, voxels: bool) -> None:
+    model = small_cmt(lidar=lidar, image=image, voxels=voxels).train()
     total_loss(model, small_batch(points=(300, 200) if lidar else None, images=image)).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize("voxels", [False, True], ids=["pillars", "voxels"])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(
     "batch",
@@ -40,8 +42,8 @@ def test_a_step_gives_every_weight_a_gradient(lidar: bool, image: bool) -> None:
     ],
     ids=["no LiDAR", "no cameras", "one empty cloud", "empty clouds", "one point"],
 )
-def test_a_sensor_may_be_missing_at_run_time(batch: Batch, training: bool) -> None:
-    model = small_cmt().train(training)
+def test_a_sensor_may_be_missing_at_run_time(batch: Batch, training: bool, voxels: bool) -> None:
+    model = small_cmt(voxels=voxels).train(training)
     outputs = model(batch, model.denoising(batch) if training else None)
     assert torch.isfinite(outputs.box).all() and torch.isfinite(outputs.logits).all()
     if training:

@@ -55,16 +55,9 @@ def measure(image_scales: tuple[float, ...] = (0.25, 1.0), repeats: int = 5) -> 
     Returns:
         The figures.
     """
-    ground = _Field(
-        np.full((2400, 2400, 3), 110, np.uint8),
-        np.full((2400, 2400), Material.ASPHALT, np.uint8),
-        (0.0, 0.0),
-        0.1,
-    )
-    rows = _street()
-    weather = Weather.from_seed(0)
+    ground, rows, weather = _asphalt(), _street(), Weather.from_seed(0)
     pose = (120.0, 120.0, 0.0)
-    poses = np.tile(np.array(pose), (rig.NUM_COLUMNS_OF_A_TURN, 1))
+    poses = _standing(pose)
     prepared = camera.prepare_ground(ground)
     mask = shadows.static_mask(rows, ground, weather)
 
@@ -91,6 +84,33 @@ def measure(image_scales: tuple[float, ...] = (0.25, 1.0), repeats: int = 5) -> 
         camera_ms=camera_ms,
         compile_s=compile_s,
     )
+
+
+def street_sweep(x_m: float, seed: int) -> NDArray[np.float32]:
+    """(P, 5) one turn of the LiDAR on that street, in its own frame, without the own car's points.
+
+    Args:
+        x_m: where the vehicle stands, 20 to 220 along the street.
+        seed: of the noise.
+    """
+    poses = _standing((x_m, 120.0, 0.0))
+    rows = _street()
+    points, _ = lidar.sweep(rows, rows[:0], _asphalt(), poses, Weather.from_seed(0), seed)
+    return points[np.abs(points[:, :2]).max(axis=1) > 1.0]
+
+
+def _asphalt() -> _Field:
+    return _Field(
+        np.full((2400, 2400, 3), 110, np.uint8),
+        np.full((2400, 2400), Material.ASPHALT, np.uint8),
+        (0.0, 0.0),
+        0.1,
+    )
+
+
+def _standing(pose: tuple[float, float, float]) -> NDArray[np.float64]:
+    """The pose of each column of a turn of a vehicle that does not move."""
+    return np.tile(np.array(pose), (rig.NUM_COLUMNS_OF_A_TURN, 1))
 
 
 def _median(work: Callable[[], None], repeats: int) -> float:
