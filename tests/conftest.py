@@ -25,3 +25,14 @@ def realdata() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data not at {folder}; set PERCEPTION3D_REALDATA")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what needs a GPU where there is none."""
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if on_gpu:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in on_gpu:
+                item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))

@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include <array>
+#include <type_traits>
 
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")

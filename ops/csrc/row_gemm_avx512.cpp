@@ -4,6 +4,8 @@
 #ifdef P3D_X86_KERNELS
 #include <immintrin.h>
 
+#include <type_traits>
+
 #pragma GCC push_options
 #pragma GCC target("avx512f,fma")
 

@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <type_traits>
 
 #define P3D_NAME "base"
 #define P3D_GEMM kRowGemmBase

@@ -60,14 +60,14 @@ void multiply(
 
 template <int Rows>
 void outer_rows(
-    const float* features, int64_t channels, const float* gradient, int64_t wide,
-    const int32_t* source, const int32_t* target, int pairs, float* out) {
+    const float* features, int64_t channels, const float* gradient, int64_t apart,
+    const int32_t* source, const int32_t* target, int pairs, float* out, int64_t wide) {
   Vector left[Rows], right[Rows];
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r) left[r] = right[r] = Vector{};
   for (int i = 0; i < pairs; ++i) {
     const float* row = features + source[i] * channels;
-    const float* other = gradient + target[i] * wide;
+    const float* other = gradient + target[i] * apart;
     const Vector first = load(other), second = load(other + kLanes);
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {
@@ -87,13 +87,35 @@ void outer_rows(
 void outer(
     const float* features, int64_t channels, const float* gradient, int64_t wide,
     const int32_t* source, const int32_t* target, int pairs, float* out) {
-  int64_t c = 0;
-  for (; c + kRows <= channels; c += kRows)
-    outer_rows<kRows>(features + c, channels, gradient, wide, source, target, pairs, out + c * wide);
-  for (; c + 4 <= channels; c += 4)
-    outer_rows<4>(features + c, channels, gradient, wide, source, target, pairs, out + c * wide);
-  for (; c < channels; ++c)
-    outer_rows<1>(features + c, channels, gradient, wide, source, target, pairs, out + c * wide);
+  // Rows 512 bytes apart or more fall into few sets of the cache and push each other out. Copied
+  // together once, they stay for all channels of the features.
+  constexpr int64_t kCrowded = 128;
+  float panel[kMostPairs * kColumns];
+  int32_t places[kMostPairs];
+  int64_t apart = wide;
+  if (wide >= kCrowded) {
+    for (int i = 0; i < pairs; ++i) {
+      const float* from = gradient + target[i] * wide;
+      store(panel + i * kColumns, load(from));
+      store(panel + i * kColumns + kLanes, load(from + kLanes));
+      places[i] = i;
+    }
+    gradient = panel, target = places, apart = kColumns;
+  }
+  const auto run = [&](auto rows, int64_t c) {
+    outer_rows<decltype(rows)::value>(
+        features + c, channels, gradient, apart, source, target, pairs, out + c * wide, wide);
+    return c + decltype(rows)::value;
+  };
+  for (int64_t c = 0; c < channels;) {
+    const int64_t rest = channels - c;
+    if (rest >= kRows && rest != 8)  // eight are better two times four
+      c = run(std::integral_constant<int, kRows>{}, c);
+    else if (rest >= 4)
+      c = run(std::integral_constant<int, 4>{}, c);
+    else
+      c = run(std::integral_constant<int, 1>{}, c);
+  }
 }
 
 }  // namespace

@@ -9,7 +9,7 @@
 namespace perception3d {
 namespace {
 
-constexpr int kBlock = 256;            // output rows of a block
+constexpr int kBlock = kMostPairs;            // output rows of a block
 constexpr int kSpare = kBlock + 16;    // room for vectors that end behind, and to fill up a tile
 constexpr int64_t kFewestChunks = 4;   // of the weight gradient, which are summed in their order
 constexpr int64_t kMostChunks = 32;

@@ -46,9 +46,7 @@ def conv_norm_relu(
     return out.with_features(relu(rows))
 
 
-def _can_fuse(
-    conv: SubMConv3d | SparseConv3d, norm: nn.BatchNorm1d, voxels: SparseVoxels
-) -> bool:
+def _can_fuse(conv: SubMConv3d | SparseConv3d, norm: nn.BatchNorm1d, voxels: SparseVoxels) -> bool:
     """Whether the norm is a fixed affine map and nobody asks for gradients."""
     if norm.training or not norm.track_running_stats:
         return False

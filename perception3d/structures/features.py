@@ -6,12 +6,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from perception3d_ops.canvas import from_canvas, to_canvas
 from torch import Tensor
 
 from perception3d.structures.checks import check_same_length, check_tensor, move
 from perception3d.structures.grid import BEVGrid
 
-if TYPE_CHECKING:  # nouns must not load kernels
+if TYPE_CHECKING:  # nouns must not load compiled kernels
     from perception3d_ops.sparse_sites import SparseSites
 
 
@@ -38,11 +39,18 @@ class Pillars:
 
     def dense(self) -> Tensor:
         """(B, C, ny, nx) canvas, zero where no pillar is."""
-        ny, nx, channels = self.grid.ny, self.grid.nx, self.features.shape[1]
+        ny, nx, batch = self.grid.ny, self.grid.nx, self.batch_size
+        canvas = to_canvas(self.features, self._cell(), batch * ny * nx)
+        return canvas.view(batch, ny, nx, -1).permute(0, 3, 1, 2)
+
+    def read(self, canvas: Tensor) -> Pillars:
+        """The same pillars with what a (B, C', ny, nx) map holds at their cells."""
+        rows = canvas.permute(0, 2, 3, 1).flatten(0, 2)
+        return replace(self, features=from_canvas(rows, self._cell()))
+
+    def _cell(self) -> Tensor:
         sample, row, column = self.index.unbind(1)
-        canvas = self.features.new_zeros(self.batch_size * ny * nx, channels)
-        canvas = canvas.index_copy(0, (sample * ny + row) * nx + column, self.features)
-        return canvas.view(self.batch_size, ny, nx, channels).permute(0, 3, 1, 2)
+        return (sample * self.grid.ny + row) * self.grid.nx + column
 
     def to(self, device: torch.device | str) -> Pillars:
         """A copy on another device."""
@@ -83,9 +91,8 @@ class SparseVoxels:
         """(B, C, nz, ny, nx), zero where no site is; the gradient is gathered from there."""
         (nz, ny, nx), batch = self.sites.shape, self.sites.batch_size
         sample, z, y, x = self.sites.index.long().unbind(1)
-        canvas = self.features.new_zeros(batch * nz * ny * nx, self.features.shape[1])
         cell = ((sample * nz + z) * ny + y) * nx + x
-        canvas = canvas.index_copy_(0, cell, self.features)
+        canvas = to_canvas(self.features, cell, batch * nz * ny * nx)
         return canvas.view(batch, nz, ny, nx, self.features.shape[1]).permute(0, 4, 1, 2, 3)
 
     def bev(self) -> Tensor:
