@@ -5,10 +5,9 @@
     python tools/train.py configs/cmt_fusion.py --sensors lidar     one sensor: CMT-L, CMT-C
     python tools/train.py configs/cmt_fusion.py --lidar-encoder voxels    sparse convolutions
 
-Two sizes: ``town`` learns the generated town in minutes on two CPU cores; ``base`` has the
-published head (900 queries, 6 layers), schedule and augmentation for nuScenes. ``--size auto``
-takes the one that fits the data. Times and scores of the town runs are in LOG.md; the ``base``
-size has not been trained yet.
+Two sizes: ``town`` learns the generated town in minutes on two CPU cores (LOG.md has times and
+scores); ``base`` has the published head (900 queries, 6 layers), schedule and augmentation for
+nuScenes, and has not been trained yet. ``--size auto`` takes the one that fits the data.
 """
 
 from __future__ import annotations
@@ -21,8 +20,6 @@ from typing import Any, Literal
 
 from torch import nn
 
-from perception3d.backbones.image_input import GridMask, ImageNormalize
-from perception3d.backbones.image_resnet import ResNet
 from perception3d.datasets.augment import GlobalAugment, ImageAugment
 from perception3d.datasets.collate import collate
 from perception3d.datasets.locate import DataRoot, locate
@@ -48,9 +45,9 @@ from perception3d.heads.queries import LearnedQueries
 from perception3d.heads.query import QueryHead
 from perception3d.heads.query_decoder import QueryDecoder
 from perception3d.heads.query_denoising import DenoisingBuilder
-from perception3d.models.cmt import CMT, ImageBranch
+from perception3d.models.cmt import CMT
+from perception3d.models.image_branch import ImageBranch, resnet_branch
 from perception3d.models.lidar_branch import LidarBranch, pillar_branch, voxel_branch
-from perception3d.nn.fpn import CPFPN
 from perception3d.nn.sparse_convolve import Backend
 from perception3d.structures import BEVGrid
 from perception3d.structures.taxonomy import NUSCENES_CLASSES, NUSCENES_TYPICAL_SIZE_LWH_M
@@ -69,8 +66,8 @@ class Size:
     heat_hidden: int
     image_hw: tuple[int, int]
     image_resize: tuple[float, float]
-    resnet_depth: int
-    resnet_width: int
+    image: Callable[..., ImageBranch]
+    image_token_stride: int
     channels: int
     heads: int
     hidden: int
@@ -79,6 +76,7 @@ class Size:
     bev_queries: int
     image_queries: int
     image_queries_alone: int
+    lifted_channels: int
     num_depths: int
     sweeps: int
     batch_size: int
@@ -113,9 +111,10 @@ SIZES = {
         ),
         token_stride=2, heat_hidden=48,
         image_hw=(224, 400), image_resize=(0.94, 1.1),
-        resnet_depth=18, resnet_width=16,
+        image=partial(resnet_branch, depth=18, width=16, stages=(1, 2, 3)), image_token_stride=2,
         channels=128, heads=4, hidden=256, layers=2,
         learned_queries=200, bev_queries=150, image_queries=30, image_queries_alone=150,
+        lifted_channels=32,
         num_depths=32, sweeps=5, batch_size=1, lr=4e-4, peak_ratio=8.0, decoder_lr=0.2,
         scene_augment=TOWN_AUGMENT, scene_augment_camera=TOWN_AUGMENT, drop_close="all",
         dropout=0.0, grid_mask=False, epochs=1,
@@ -123,9 +122,10 @@ SIZES = {
     "base": Size(
         half_range_m=54.0, voxel_m=0.15, lidar=pillar_branch, token_stride=1, heat_hidden=64,
         image_hw=(320, 800), image_resize=(0.47, 0.625),
-        resnet_depth=50, resnet_width=64,
+        image=resnet_branch, image_token_stride=1,
         channels=256, heads=8, hidden=1024, layers=6,
         learned_queries=900, bev_queries=200, image_queries=100, image_queries_alone=500,
+        lifted_channels=64,
         num_depths=64, sweeps=11, batch_size=4, lr=1.4e-4, peak_ratio=6.0, decoder_lr=1.0,
         scene_augment=GlobalAugment(), scene_augment_camera=CAMERA_AUGMENT, drop_close="none",
         dropout=0.1, grid_mask=True, epochs=20,
@@ -213,14 +213,13 @@ def experiment(
         raise ValueError(
             "--sparse-backend is for --lidar-encoder voxels: pillars are not sparse 3-D"
         )
-    changes = {
-        "voxel_m": voxel_m, "half_range_m": half_range_m, "sweeps": sweeps, "epochs": epochs,
-        "batch_size": batch_size, "lr": lr,
-    }  # fmt: skip
+    changes = {"voxel_m": voxel_m, "half_range_m": half_range_m, "sweeps": sweeps,
+               "epochs": epochs, "batch_size": batch_size, "lr": lr}  # fmt: skip
     chosen = replace(chosen, **{k: v for k, v in changes.items() if v is not None})
     if queries == "auto":
         queries = "heatmap" if name == "town" else "learned"
     masked = (name == "base" and sensors == "fusion") if mask_sensors is None else mask_sensors
+    used = Modalities(camera=sensors != "lidar", lidar=sensors != "camera")
     source = partial(training_samples, root, chosen, sensors, seed, balance_classes)
     return Experiment(
         name=f"cmt_{sensors}_{name}" + ("_voxels" if lidar_encoder == "voxels" else ""),
@@ -244,8 +243,10 @@ def experiment(
         ema_decay=ema_decay,
         seed=seed,
         workers=workers,
-        evaluators=(partial(NuScenesEvaluator, root.root, root.version, root.val_split),),
-        modalities=Modalities(camera=sensors != "lidar", lidar=sensors != "camera"),
+        evaluators=(
+            partial(NuScenesEvaluator, root.root, root.version, root.val_split, meta=used),
+        ),
+        modalities=used,
         evaluate_every=None if evaluate_every < 0 else evaluate_every,
         weights=weights,
     )
@@ -263,8 +264,8 @@ def model(
     lidar = None if sensors == "camera" else size.lidar(grid(size))
     image = None
     if sensors != "lidar":
-        image = image_branch(
-            size, grid_mask=size.grid_mask and lidar is not None, frozen=pretrained
+        image = size.image(
+            size.channels, grid_mask=size.grid_mask and lidar is not None, frozen=pretrained
         )
     area = grid(size)
     if denoising_queries is None:
@@ -277,6 +278,7 @@ def model(
             range_m=area.range_m,
             bev_channels=None if lidar is None else lidar.channels,
             bev_stride=size.token_stride,
+            image_stride=size.image_token_stride,
             cameras=image is not None,
             ray_hidden=size.hidden,
             num_depths=size.num_depths,
@@ -292,6 +294,7 @@ def model(
             bev_queries=0 if lidar is None else size.bev_queries,
             image_queries=0 if image is None else size.image_queries,
             image_queries_alone=size.image_queries_alone,
+            lifted_channels=0 if image is None or lidar is None else size.lifted_channels,
             typical_size_lwh_m=[NUSCENES_TYPICAL_SIZE_LWH_M[name] for name in NUSCENES_CLASSES],
         ),
         head=QueryHead(
@@ -318,18 +321,6 @@ def grid(size: Size) -> BEVGrid:
     """The grid of pillars or voxels from above."""
     reach = (-size.half_range_m, size.half_range_m)
     return BEVGrid(reach, reach, (-5.0, 3.0), size.voxel_m)
-
-
-def image_branch(size: Size, *, grid_mask: bool, frozen: bool) -> ImageBranch:
-    """ResNet and CPFPN: image features at stride 16."""
-    backbone = ResNet(depth=size.resnet_depth, width=size.resnet_width, norm_eval=frozen)
-    return ImageBranch(
-        backbone=backbone,
-        neck=CPFPN(backbone.channels, size.channels),
-        # Neither size needs padding: a stride-16 map is all that the head sees.
-        normalize=ImageNormalize(multiple=16),
-        grid_mask=GridMask() if grid_mask else None,
-    )
 
 
 def optimizer_rules(size: Size, sensors: Sensors, *, pretrained: bool) -> tuple[GroupRule, ...]:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 #: Devkits, viewers and the trainer: nothing that reads data or runs a model may need them.
 OPTIONAL = (
     "nuscenes", "av2", "open3d", "matplotlib", "lightning", "pytorch_lightning",
-    "lightning_fabric",
+    "lightning_fabric", "orjson",
 )  # fmt: skip
 
 BLOCK = f"""

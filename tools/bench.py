@@ -1,10 +1,14 @@
-"""Measures parts of the project: ``python tools/bench.py data --help``, ``... town --help``."""
+"""Measures parts of the project: ``python tools/bench.py data|town|ops --help``."""
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import tyro
@@ -123,6 +127,43 @@ class Town:
             print(f"  six images at {scale:4.2f} {spent_ms:9.1f} ms {pixels / 1e6:8.1f} M pixels/s")
 
 
+@dataclass(frozen=True)
+class Ops:
+    """Every op against its peers in one run: spconv, mmcv (where installed), numba, PyTorch.
+
+    Attributes:
+        parts: what to measure.
+        frame: a real key frame (mmdetection3d's info v2 as JSON) beside the generated street.
+        threads: of all ways; spconv's CPU build is right on one alone.
+        runs: of each way, in turn; medians count.
+        device: "cpu" or "cuda".
+        out: JSON file; a date below ``work_dirs/bench`` by default.
+    """
+
+    parts: tuple[Literal["voxels", "layers", "encoder", "boxes"], ...] = (
+        "voxels", "layers", "encoder", "boxes",
+    )  # fmt: skip
+    frame: Path | None = None
+    threads: int = 1
+    runs: int = 7
+    device: str = "cpu"
+    out: Path | None = None
+
+    def run(self) -> None:
+        """Print tables and write the file."""
+        # Threads that burn a core while they wait make every other way look slow.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+        from benchmarks.ops import run
+
+        stamp = time.strftime("%Y%m%d_%H%M%S")
+        run(
+            parts=self.parts, frame=self.frame, threads=self.threads, runs=self.runs,
+            device=self.device,
+            out=self.out or Path("work_dirs") / "bench" / f"ops_{self.device}_{stamp}.json",
+        )  # fmt: skip
+
+
 def _report(name: str, read: Callable[[int, int], object], numbers: np.ndarray) -> None:
     """Print the median CPU time of a call: neighbours on the machine disturb some, not most."""
     taken = []
@@ -134,7 +175,7 @@ def _report(name: str, read: Callable[[int, int], object], numbers: np.ndarray) 
     print(f"  {name:24s} {1 / median:8.1f} frames/s a core {1e3 * median:8.1f} ms CPU a frame")
 
 
-BENCHES = {"data": Data, "town": Town}
+BENCHES = {"data": Data, "town": Town, "ops": Ops}
 
 
 def main() -> None:

@@ -9,13 +9,6 @@
 #define P3D_HOST_DEVICE inline
 #endif
 
-// Asks for memory that is needed soon; rows picked by index come from anywhere.
-#if defined(__CUDA_ARCH__) || !defined(__GNUC__)
-#define P3D_PREFETCH(address)
-#else
-#define P3D_PREFETCH(address) __builtin_prefetch(address)
-#endif
-
 namespace perception3d {
 
 // Launchers of the .cu files take their stream as an opaque pointer and return the error's text, or

@@ -12,9 +12,8 @@ enum class Reduction : int64_t { kSum = 0, kMean = 1, kMax = 2 };
 template <class T>
 struct ReduceRows {
   const T* rows;         // (R, channels)
-  const int64_t* order;  // (K) rows by group
+  const int64_t* order;  // (K) rows by group, ascending in each
   const int64_t* start;  // (G + 1)
-  int64_t kept;          // K
   int64_t channels, width;
   Reduction reduction;
   T* out;           // (G, channels)
@@ -25,55 +24,50 @@ struct ReduceRows {
     const int64_t group = task / tasks_of_group;
     const int64_t first = (task % tasks_of_group) * width;
     const int64_t last = first + width < channels ? first + width : channels;
-    const int64_t begin = start[group], end = start[group + 1];
+    begin_group(group, first, last);
+    for (int64_t i = start[group] + 1; i < start[group + 1]; ++i)
+      add_row(group, order[i], first, last);
+    end_group(group, first, last);
+  }
+
+  // The first row of a group.
+  P3D_HOST_DEVICE void begin_group(int64_t group, int64_t first, int64_t last) const {
+    const int64_t row = order[start[group]];
+    const T* from = rows + row * channels;
     T* to = out + group * channels;
-    const T* from = rows + order[begin] * channels;
-    prefetch(begin);
     for (int64_t c = first; c < last; ++c) to[c] = from[c];
-    if (reduction == Reduction::kMax) {
-      highest(begin, end, first, last, to, source == nullptr ? nullptr : source + group * channels);
+    if (source == nullptr) return;
+    for (int64_t c = first; c < last; ++c)
+      source[group * channels + c] = static_cast<int32_t>(row);
+  }
+
+  // Every other row, in ascending order.
+  P3D_HOST_DEVICE void add_row(int64_t group, int64_t row, int64_t first, int64_t last) const {
+    const T* from = rows + row * channels;
+    T* to = out + group * channels;
+    if (reduction != Reduction::kMax) {
+      for (int64_t c = first; c < last; ++c) to[c] += from[c];
       return;
     }
-    for (int64_t i = begin + 1; i < end; ++i) {
-      prefetch(i);
-      from = rows + order[i] * channels;
-      for (int64_t c = first; c < last; ++c) to[c] += from[c];
-    }
-    if (reduction == Reduction::kMean) {
-      const T count = static_cast<T>(end - begin);
-      for (int64_t c = first; c < last; ++c) to[c] /= count;
-    }
-  }
-
-  // The lowest row wins ties; NaN wins over numbers.
-  P3D_HOST_DEVICE void highest(
-      int64_t begin, int64_t end, int64_t first, int64_t last, T* to, int32_t* at) const {
-    if (at != nullptr)
-      for (int64_t c = first; c < last; ++c) at[c] = static_cast<int32_t>(order[begin]);
-    for (int64_t i = begin + 1; i < end; ++i) {
-      prefetch(i);
-      const T* from = rows + order[i] * channels;
-      const int32_t row = static_cast<int32_t>(order[i]);
-      if (at != nullptr) {
-        for (int64_t c = first; c < last; ++c) {
-          const T value = from[c], best = to[c];
-          const bool higher = (value > best) | ((value != value) & (best == best));
-          at[c] = higher ? row : at[c];
-        }
-      }
+    // The lowest row wins ties; NaN wins over numbers.
+    if (source != nullptr) {
+      int32_t* at = source + group * channels;
       for (int64_t c = first; c < last; ++c) {
         const T value = from[c], best = to[c];
-        to[c] = (value > best) | (value != value) ? value : best;
+        const bool higher = (value > best) | ((value != value) & (best == best));
+        at[c] = higher ? static_cast<int32_t>(row) : at[c];
       }
+    }
+    for (int64_t c = first; c < last; ++c) {
+      const T value = from[c], best = to[c];
+      to[c] = (value > best) | (value != value) ? value : best;
     }
   }
 
-  P3D_HOST_DEVICE void prefetch(int64_t i) const {
-    constexpr int64_t kAhead = 12, kLine = 64 / sizeof(T);
-    if (i + kAhead >= kept) return;
-    const T* row = rows + order[i + kAhead] * channels;
-    for (int64_t c = 0; c < channels && c < 16 * kLine; c += kLine) P3D_PREFETCH(row + c);
-    (void)row;
+  P3D_HOST_DEVICE void end_group(int64_t group, int64_t first, int64_t last) const {
+    if (reduction != Reduction::kMean) return;
+    const T count = static_cast<T>(start[group + 1] - start[group]);
+    for (int64_t c = first; c < last; ++c) out[group * channels + c] /= count;
   }
 };
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from perception3d_ops.library import define
+from perception3d_ops.pad_rows import pad_rows
 from perception3d_ops.voxel_keys import NOT_FINITE, OUTSIDE, CellGrid, unravel, voxel_keys
 
 
@@ -46,9 +47,9 @@ class HardVoxels:
         return torch.arange(len(self.point), device=self.point.device) - start[self.voxel]
 
     def padded(self, rows: Tensor, max_points: int) -> Tensor:
-        """(V, max_points, C) rows of the kept points in their slots, zeros elsewhere."""
-        out = rows.new_zeros(len(self.count), max_points, rows.shape[1])
-        return out.index_put((self.voxel, self.slots()), rows[self.point])
+        """(V, max_points, C) rows (P, C) of the kept points in their slots, zeros elsewhere."""
+        start = torch.nn.functional.pad(self.count.cumsum(0), (1, 0))
+        return pad_rows(rows, self.point, start, max_points)
 
 
 def hard_voxels(

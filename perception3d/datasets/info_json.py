@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import torch
 from numpy.typing import NDArray
 
+from perception3d import fast_json
 from perception3d.datasets.images import read_image
 from perception3d.datasets.points import Sweep, merge_sweeps
 from perception3d.structures import SE3, Boxes3D, CameraRig, Frame, PointCloud
@@ -51,12 +51,12 @@ def read_info_json(
     if not path.is_file():
         raise FileNotFoundError(f"info file {path} does not exist")
     try:
-        content = orjson.loads(path.read_bytes())
+        content = fast_json.loads(path.read_bytes())
         categories, entries = content["metainfo"]["categories"], content["data_list"]
         if not 0 <= number < len(entries):
             raise ValueError(f"{path} has {len(entries)} entries; there is no number {number}")
         return _frame(entries[number], categories, root, load_points, load_images)
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+    except (fast_json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no info file of version 2 in JSON: {error!r}") from None
 
 

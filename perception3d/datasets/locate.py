@@ -6,8 +6,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
-
+from perception3d import fast_json
 from perception3d.datasets.nuscenes.splits import choose_version, find_versions, version_splits
 
 log = logging.getLogger(__name__)
@@ -123,7 +122,7 @@ def _kind(version: str) -> str:
 def _make_town_if_missing(root: Path) -> None:
     """Generate the demo town, or complete one that was interrupted; any complete town will do."""
     stamp = root / "town.json"
-    begun = stamp.is_file() and not orjson.loads(stamp.read_bytes()).get("complete")
+    begun = stamp.is_file() and not fast_json.loads(stamp.read_bytes()).get("complete")
     if root.is_dir() and find_versions(root) and not begun:
         return
     # Only here: the generator needs numba, which takes its time to import.

@@ -9,10 +9,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-import orjson
 import torch
 from numpy.typing import NDArray
 
+from perception3d import fast_json
 from perception3d.structures import SE3, BEVGrid, MapRaster
 
 Array = NDArray[Any]
@@ -66,7 +66,7 @@ def read_map(root: Path, location: str) -> MapExpansion:
             f"pack v1.3 into {root / 'maps'}, or ask for no map"
         )
     try:
-        tables = orjson.loads(path.read_bytes())
+        tables = fast_json.loads(path.read_bytes())
         nodes = {node["token"]: (node["x"], node["y"]) for node in tables["node"]}
         polygons = {row["token"]: _polygon(row, nodes) for row in tables["polygon"]}
         lines = {row["token"]: row["node_tokens"] for row in tables["line"]}
@@ -84,7 +84,7 @@ def read_map(root: Path, location: str) -> MapExpansion:
             for tokens in dividers
             if tokens
         )
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+    except (fast_json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is no nuScenes map expansion of version 1.3 or later: {error!r}; unpack it "
             "again"

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from perception3d import fast_json
 from perception3d.evaluation.rules import (
     CLASS_ATTRIBUTES,
     MAX_BOXES_PER_SAMPLE,
@@ -82,7 +83,7 @@ class SubmissionWriter:
         self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         self._file: IO[bytes] = self._part.open("wb", buffering=1 << 20)
         self._discard = weakref.finalize(self, _discard, self._file, self._part, os.getpid())
-        self._write(b'{"meta":' + _json(meta.to_meta()) + b',"results":{')
+        self._write(b'{"meta":' + fast_json.dumps(meta.to_meta()) + b',"results":{')
 
     @property
     def added(self) -> frozenset[str]:
@@ -109,7 +110,7 @@ class SubmissionWriter:
             )
         boxes = official_boxes(prediction, self._classes)
         comma = b",\n" if self._added else b"\n"
-        self._write(comma + _json(token) + b":" + _json(boxes))
+        self._write(comma + fast_json.dumps(token) + b":" + fast_json.dumps(boxes))
         self._added.add(token)
         self.num_boxes += len(boxes)
 
@@ -176,12 +177,6 @@ def _discard(file: IO[bytes], part: Path, owner_pid: int) -> None:
     with contextlib.suppress(OSError):  # closing flushes, and the disk may be full
         file.close()
     part.unlink(missing_ok=True)
-
-
-def _json(value: Any) -> bytes:
-    import orjson
-
-    return orjson.dumps(value)
 
 
 def official_boxes(

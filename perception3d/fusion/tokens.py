@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 from perception3d.fusion.plane_code import PlanePositionCode
 from perception3d.fusion.ray_code import RayPositionCode
@@ -53,6 +54,7 @@ class CrossModalTokens(nn.Module):
         range_m: x, y, z minima, then maxima: what normalised coordinates 0 and 1 stand for.
         bev_channels: channels of the LiDAR features, None for a model without LiDAR.
         bev_stride: tokens are this many cells of the LiDAR features wide; published 1.
+        image_stride: image tokens are the mean of this many cells by as many; published 1.
         cameras: False for a model without cameras.
         ray_hidden: width of the ray MLP; published 1024.
         num_depths, depth_m: see :class:`RayPositionCode`.
@@ -68,6 +70,7 @@ class CrossModalTokens(nn.Module):
         range_m: tuple[float, float, float, float, float, float],
         bev_channels: int | None,
         bev_stride: int = 1,
+        image_stride: int = 1,
         cameras: bool,
         ray_hidden: int = 1024,
         num_depths: int = 64,
@@ -77,7 +80,7 @@ class CrossModalTokens(nn.Module):
         self.shared_conv = (
             None if bev_channels is None else _conv_norm_relu(bev_channels, channels, bev_stride)
         )
-        self.bev_stride = bev_stride
+        self.bev_stride, self.image_stride = bev_stride, image_stride
         # The camera-only model has the plane code too: its queries use it.
         self.plane = PlanePositionCode(channels)
         self.ray = (
@@ -128,8 +131,12 @@ class CrossModalTokens(nn.Module):
                 raise ValueError(
                     "image features need a model built with cameras, and their projections"
                 )
-            data.append(images.data.permute(0, 1, 3, 4, 2).flatten(1, 3))
-            h, w = images.data.shape[-2:]
+            maps = images.data
+            if self.image_stride > 1:
+                pooled = avg_pool2d(maps.flatten(0, 1), self.image_stride)
+                maps = pooled.unflatten(0, maps.shape[:2])
+            data.append(maps.permute(0, 1, 3, 4, 2).flatten(1, 3))
+            h, w = maps.shape[-2:]
             code = self.ray.tokens(cameras.ref_to_image, (h, w), cameras.image_hw)
             position.append(code.flatten(1, 3))
         if not data:

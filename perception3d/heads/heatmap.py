@@ -26,12 +26,12 @@ from perception3d.heads.heatmap_targets import (
     image_cells,
     image_targets,
 )
+from perception3d.heads.image_lift import ImageLift
+from perception3d.heads.peak_branch import PeakBranch
 from perception3d.heads.queries import Guess, QuerySet
 from perception3d.losses.focal import gaussian_focal_loss
 from perception3d.structures import Batch, BEVFeatures, BEVGrid, ImageFeatures
 
-#: Initial score of every cell: sigmoid(-2.19) is about 0.1, so that background does not dominate.
-HEAT_BIAS = -2.19
 #: Focal length to which depths refer: images of any scale and lens share one regression.
 REFERENCE_FOCAL_PX = 300.0
 #: Centres of boxes lie about this high above a LiDAR on a roof: where guesses start.
@@ -65,6 +65,7 @@ class HeatmapQueries(nn.Module):
         bev_queries: peaks taken from the BEV map; 0 leaves the BEV branch out.
         image_queries: peaks taken from all images of a sample together; 0 leaves the branch out.
         image_queries_alone: the same when there is no BEV map; None for as many.
+        lifted_channels: of the image features that the BEV heat map sees beside LiDAR's; 0: none.
         clearance_m: least distance between two BEV peaks of a class, one number a class.
         small_labels: classes smaller than an image cell, whose neighbours may all be peaks.
         min_radius_cells: least Gaussian radius of a BEV target.
@@ -87,6 +88,7 @@ class HeatmapQueries(nn.Module):
         bev_queries: int = 150,
         image_queries: int = 0,
         image_queries_alone: int | None = None,
+        lifted_channels: int = 0,
         clearance_m: Sequence[float] = CLEARANCE_M,
         small_labels: tuple[int, ...] = (5, 8, 9),
         min_radius_cells: int = 1,
@@ -121,8 +123,12 @@ class HeatmapQueries(nn.Module):
         self.class_content = nn.Embedding(num_classes, channels)
         nn.init.normal_(self.class_content.weight, std=0.1)
         self.class_log_size = nn.Parameter(sizes.log())
+        self.lift = None
+        if bev_queries and lifted_channels:
+            self.lift = ImageLift(channels=channels, lifted=lifted_channels, grid=grid)
         if bev_queries:
             bev_channels = channels if bev_channels is None else bev_channels
+            bev_channels += lifted_channels
             self.bev = PeakBranch(bev_channels, hidden, num_classes, len(BOX_GUESS))
             self.bev_content = nn.Linear(bev_channels, channels)
             nn.init.constant_(self.bev.guess.bias[2], INITIAL_Z_M)  # type: ignore[index]
@@ -144,6 +150,7 @@ class HeatmapQueries(nn.Module):
         found: list[_Found] = []
         maps: dict[str, Tensor] = {}
         if bev is not None and self.bev_queries:
+            bev = self._with_images(bev, images, batch)
             maps["bev_heat"], maps["bev_guess"] = self.bev(bev.data)
             found.append(self._from_bev(bev, maps))
         if images is not None and self.image_queries:
@@ -194,6 +201,18 @@ class HeatmapQueries(nn.Module):
             "image_depth": self.guess_weight * depth,
             "image_place": self.guess_weight * _masked_mean(place, targets.is_center),
         }
+
+    def _with_images(
+        self, bev: BEVFeatures, images: ImageFeatures | None, batch: Batch
+    ) -> BEVFeatures:
+        if self.lift is None:
+            return bev
+        shape = bev.data.shape[-2:]
+        if images is None:
+            lifted = bev.data.new_zeros(len(bev.data), self.lift.lifted, *shape)
+        else:
+            lifted = self.lift(images, batch, shape)
+        return BEVFeatures(torch.cat((bev.data, lifted.to(bev.data.dtype)), dim=1), bev.grid)
 
     def _from_bev(self, bev: BEVFeatures, maps: dict[str, Tensor]) -> _Found:
         rows, columns = bev.data.shape[-2:]
@@ -315,35 +334,6 @@ class _Found(NamedTuple):
     content: Tensor
     box: Tensor
     logits: Tensor
-
-
-class PeakBranch(nn.Module):
-    """Two small convolutions on a map: class heat, and a guess of what stands in each cell.
-
-    Args:
-        channels: of the map.
-        hidden: channels between the convolutions, shared by both outputs.
-        classes, guesses: channels of the outputs.
-    """
-
-    def __init__(self, channels: int, hidden: int, classes: int, guesses: int) -> None:
-        super().__init__()
-        self.trunk = nn.Sequential(
-            nn.Conv2d(channels, hidden, 3, padding=1, bias=False),
-            nn.BatchNorm2d(hidden),
-            nn.ReLU(inplace=True),
-        )
-        self.heat = nn.Conv2d(hidden, classes, 3, padding=1)
-        self.guess = nn.Conv2d(hidden, guesses, 3, padding=1)
-        nn.init.normal_(self.heat.weight, std=0.01)
-        nn.init.constant_(self.heat.bias, HEAT_BIAS)  # type: ignore[arg-type]
-        nn.init.normal_(self.guess.weight, std=0.01)
-        nn.init.zeros_(self.guess.bias)  # type: ignore[arg-type]
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, channels, h, w) -> logits (B, classes, h, w) and guesses (B, guesses, h, w)."""
-        hidden = self.trunk(features)
-        return self.heat(hidden), self.guess(hidden)
 
 
 def _top(heat: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

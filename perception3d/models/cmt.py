@@ -15,57 +15,15 @@ from __future__ import annotations
 
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
-from perception3d.backbones.image_input import GridMask, ImageNormalize
 from perception3d.fusion.tokens import Cameras, CrossModalTokens
 from perception3d.heads.queries import QuerySource
 from perception3d.heads.query import QueryHead, QueryOutputs
 from perception3d.heads.query_denoising import Denoising, DenoisingBuilder
+from perception3d.models.image_branch import ImageBranch
 from perception3d.models.lidar_branch import LidarBranch
-from perception3d.structures import Batch, ImageFeatures, Prediction
-
-
-class ImageBranch(nn.Module):
-    """Pixels -> normalised -> backbone -> neck; the neck's finest map is the output.
-
-    Args:
-        backbone: declares ``strides``, finest first.
-        neck: maps to maps; declares ``channels``.
-        normalize: pixels to network input.
-        grid_mask: None for none (published: fusion has it, the camera-only model does not).
-
-    Attributes:
-        channels, stride: of the output.
-    """
-
-    def __init__(
-        self,
-        *,
-        backbone: nn.Module,
-        neck: nn.Module,
-        normalize: ImageNormalize | None = None,
-        grid_mask: GridMask | None = None,
-    ) -> None:
-        super().__init__()
-        self.normalize = ImageNormalize() if normalize is None else normalize
-        self.grid_mask = grid_mask
-        self.backbone = backbone
-        self.neck = neck
-        self.channels = int(neck.channels)  # type: ignore[arg-type]
-        self.stride = int(backbone.strides[0])  # type: ignore[index]
-
-    def forward(self, images: Tensor) -> tuple[ImageFeatures, tuple[int, int]]:
-        """(B, V, 3, H, W) uint8 -> features (B, V, channels, h, w), and the padded (H, W)."""
-        batch, views = images.shape[:2]
-        x = self.normalize(images.flatten(0, 1))
-        if self.grid_mask is not None:
-            x = self.grid_mask(x)
-        # Channels-last is what convolution kernels like, on the CPU and on tensor cores.
-        finest = self.neck(self.backbone(x.contiguous(memory_format=torch.channels_last)))[0]
-        image_hw = (x.shape[-2], x.shape[-1])
-        return ImageFeatures(finest.unflatten(0, (batch, views)), self.stride), image_hw
+from perception3d.structures import Batch, Prediction
 
 
 class CMT(nn.Module):

@@ -16,7 +16,8 @@ from perception3d.heads.queries import LearnedQueries
 from perception3d.heads.query import QueryHead
 from perception3d.heads.query_decoder import QueryDecoder
 from perception3d.heads.query_denoising import DenoisingBuilder
-from perception3d.models.cmt import CMT, ImageBranch
+from perception3d.models.cmt import CMT
+from perception3d.models.image_branch import ImageBranch
 from perception3d.models.lidar_branch import LidarBranch, voxel_branch
 from perception3d.nn.fpn import CPFPN, UpsampleConcatNeck
 from perception3d.structures import SE3, Batch, BEVGrid, Boxes3D, CameraRig

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from perception3d_ops.dynamic_voxels import dynamic_voxels
 from perception3d_ops.group_rows import group_rows, group_rows_twin
 from perception3d_ops.hard_voxels import hard_voxels, hard_voxels_twin
+from perception3d_ops.pad_rows import pad_rows, pad_rows_twin
 from perception3d_ops.reduce_rows import MAX, REDUCTIONS, reduce_rows, reduce_rows_twin
 from perception3d_ops.voxel_keys import (
     NOT_FINITE,
@@ -61,6 +62,32 @@ def test_kernels_equal_twins(counts: list[int], cell: str, seed: int) -> None:
         if number == MAX:
             raw = torch.ops.perception3d.reduce_rows(rows, groups.order, groups.start, MAX, True)
             assert torch.equal(raw[1], source)
+
+
+@settings(max_examples=30, deadline=None)
+@given(counts=st.lists(st.integers(1, 5), max_size=8), channels=st.integers(1, 6))
+def test_padding_equals_the_twin(counts: list[int], channels: int) -> None:
+    order = torch.randperm(sum(counts) + 3, generator=seeded(channels))[: sum(counts)]
+    start = torch.tensor([0, *counts]).cumsum(0)
+    rows = torch.randn(sum(counts) + 3, channels, generator=seeded(len(counts)))
+    for dtype in (torch.float32, torch.float64, torch.float16):
+        got = pad_rows(rows.to(dtype), order, start, 5)
+        assert torch.equal(got, pad_rows_twin(rows.to(dtype), order, start, 5))
+    wide = rows.double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda r: pad_rows(r, order, start, 5), (wide,))
+
+
+@pytest.mark.parametrize("channels", [3, 70])
+def test_many_rows_are_reduced_alike_on_any_threads(channels: int) -> None:
+    generator = seeded(channels)
+    key = torch.randint(-1, 4000, (9000,), generator=generator)
+    rows = torch.randn(9000, channels, generator=generator)
+    groups = group_rows(key)
+    for number, reduction in enumerate(REDUCTIONS):
+        rows.requires_grad_(reduction == "max")
+        want, _ = reduce_rows_twin(rows.detach(), groups.order, groups.start, number, True)
+        torch.testing.assert_close(reduce_rows(rows, groups, reduction), want)
+        assert_same_bits(lambda way=reduction: reduce_rows(rows.detach(), groups, way))
 
 
 def test_large_grids_are_hashed_alike() -> None:

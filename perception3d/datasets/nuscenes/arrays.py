@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
+
+from perception3d import fast_json
 
 Array = NDArray[Any]
 
@@ -58,7 +59,7 @@ def save_arrays(path: Path, header: Mapping[str, Any], arrays: Mapping[str, Arra
 
 
 def _write(file: IO[bytes], header: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
-    text = np.frombuffer(orjson.dumps(header), np.uint8)
+    text = np.frombuffer(fast_json.dumps(header), np.uint8)
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in {HEADER_NAME: text, **arrays}.items():
             if array.dtype.hasobject:
@@ -83,7 +84,7 @@ def open_arrays(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
             entries = archive.infolist()
         whole = np.memmap(path, np.uint8, mode="r")
         arrays = {info.filename.removesuffix(".npy"): _map_entry(whole, info) for info in entries}
-        header = dict(orjson.loads(arrays.pop(HEADER_NAME).tobytes()))
+        header = dict(fast_json.loads(arrays.pop(HEADER_NAME).tobytes()))
     except (
         zipfile.BadZipFile,
         KeyError,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-import orjson
+from perception3d import fast_json
 
 #: Official split -> the end of the version names that hold it.
 OFFICIAL_SPLITS = {
@@ -121,8 +121,8 @@ def _custom_splits(root: Path, version: str) -> dict[str, list[str]]:
     if not path.is_file():
         return {}
     try:
-        splits = orjson.loads(path.read_bytes())
-    except orjson.JSONDecodeError as error:
+        splits = fast_json.loads(path.read_bytes())
+    except fast_json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
     well_formed = isinstance(splits, dict) and all(
         isinstance(names, list) and all(isinstance(name, str) for name in names)

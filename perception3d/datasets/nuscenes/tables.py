@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
+
+from perception3d import fast_json
 
 #: Every table of a nuScenes version folder.
 TABLES = (
@@ -73,8 +74,8 @@ def iterate_table(folder: Path, name: str, *, piece_bytes: int = 1 << 24) -> Ite
             border = _ROW_BORDER.search(text, min(start + piece_bytes, len(text)))
             stop = border.start() + 1 if border else end
             try:
-                rows = orjson.loads(b"[" + text[start:stop] + b"]")
-            except orjson.JSONDecodeError:
+                rows = fast_json.loads(b"[" + text[start:stop] + b"]")
+            except fast_json.JSONDecodeError:
                 # The border was inside a string or a nested object: rows of this table are not
                 # flat. Rows before ``start`` were complete, so nothing is lost when the rest is
                 # parsed at once.
@@ -146,8 +147,8 @@ class TokenIndex:
 
 def _parse(path: Path, text: bytes) -> list[Row]:
     try:
-        rows = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
+        rows = fast_json.loads(text)
+    except fast_json.JSONDecodeError as error:
         raise ValueError(
             f"{path} is not valid JSON ({error}); unpack or generate it again"
         ) from None

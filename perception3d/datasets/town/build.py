@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import orjson
 
+from perception3d import fast_json
 from perception3d.datasets.town.files import BlobWriter
 from perception3d.datasets.town.layout import build_layout
 from perception3d.datasets.town.map_expansion import LOCATION, MapExpansion, semantic_prior
@@ -118,7 +118,7 @@ def claim_folder(root: Path, settings: TownSettings) -> dict[str, Any]:
     wanted: dict[str, Any] = settings.stamp()
     path = root / STAMP
     if path.exists():
-        found: dict[str, Any] = orjson.loads(path.read_bytes())
+        found: dict[str, Any] = fast_json.loads(path.read_bytes())
         changes = _differences(found, wanted)
         if changes:
             raise ValueError(
@@ -301,7 +301,7 @@ def _count_boxes(root: Path, plans: tuple[ScenePlan, ...]) -> Counts:
     counts: Counts = {}
     for plan in plans:
         total = counts.setdefault(plan.split, {})
-        for name, count in orjson.loads(_part(root, plan).read_bytes())["learnable"].items():
+        for name, count in fast_json.loads(_part(root, plan).read_bytes())["learnable"].items():
             total[name] = total.get(name, 0) + count
     return counts
 
@@ -341,7 +341,7 @@ def _part(root: Path, plan: ScenePlan) -> Path:
 
 
 def _json(document: Any) -> bytes:
-    return orjson.dumps(document)
+    return fast_json.dumps(document)
 
 
 @contextmanager

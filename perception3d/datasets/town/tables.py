@@ -15,8 +15,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-import orjson
 
+from perception3d import fast_json
 from perception3d.datasets.town import rig
 from perception3d.datasets.town.agents import CATEGORIES
 from perception3d.datasets.town.files import BlobWriter
@@ -355,7 +355,7 @@ def merge_parts(settings: TownSettings, parts: list[Path], map_file: str) -> Tab
     """
     tables: Tables = {}
     for path in parts:
-        for name, rows in orjson.loads(path.read_bytes())["tables"].items():
+        for name, rows in fast_json.loads(path.read_bytes())["tables"].items():
             tables.setdefault(name, []).extend(rows)
     tables.update(fixed_tables(settings, [row["token"] for row in tables["log"]], map_file))
     return tables

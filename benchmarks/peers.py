@@ -1,0 +1,35 @@
+"""Packages to compare with, where they are installed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def spconv_or_none(device: torch.device | str = "cpu") -> Any:
+    """``spconv.pytorch``, its CPU backward pass made to run; None where it is missing.
+
+    On the CPU it is right on one thread alone (see ``races``), which ``load_spconv`` sees to.
+    """
+    from perception3d.nn.sparse_spconv import allow_cpu_backward, load_spconv
+
+    try:
+        spconv = load_spconv()
+    except ImportError:
+        return None
+    import spconv.constants
+
+    if torch.device(device).type == "cuda" and spconv.constants.CPU_ONLY_BUILD:
+        return None
+    allow_cpu_backward()
+    return load_spconv()
+
+
+def mmcv_ops() -> Any:
+    """``mmcv.ops`` with its compiled kernels; None where they are missing."""
+    try:
+        import mmcv.ops
+    except ImportError:
+        return None
+    return mmcv.ops

@@ -1,0 +1,89 @@
+"""Times of several ways to do one thing, taken in turn: a drifting machine hits all alike."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One way to do one thing.
+
+    Attributes:
+        median_ms, least_ms: of the runs, wall clock.
+        peak_mb: memory that the process (or the GPU) held more at its peak than before.
+    """
+
+    median_ms: float
+    least_ms: float
+    peak_mb: float
+
+
+def compare(
+    ways: dict[str, Callable[[], Any]], *, runs: int, device: str = "cpu"
+) -> dict[str, Measured]:
+    """Run each way once to warm up, then all of them in turn ``runs`` times."""
+    peaks = {}
+    for name, way in ways.items():
+        way()
+        peaks[name] = _peak_mb(way, device)
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(runs):
+            for name, way in ways.items():
+                seconds[name].append(_seconds(way, device))
+    finally:
+        gc.enable()
+    return {
+        name: Measured(1e3 * median(taken), 1e3 * min(taken), peaks[name])
+        for name, taken in seconds.items()
+    }
+
+
+def _seconds(way: Callable[[], Any], device: str) -> float:
+    if device != "cpu":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    result = way()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    taken = time.perf_counter() - started
+    del result  # giving memory back is not part of the work
+    return taken
+
+
+def _peak_mb(way: Callable[[], Any], device: str) -> float:
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        way()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return float("nan")
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back, so that it counts again
+    Path("/proc/self/clear_refs").write_text("5")  # starts the peak anew
+    before = _status_kb(status, "VmRSS")
+    way()
+    return max(0.0, (_status_kb(status, "VmHWM") - before) / 1e3)
+
+
+def _status_kb(status: Path, field: str) -> float:
+    for line in status.read_text().splitlines():
+        if line.startswith(field + ":"):
+            return float(line.split()[1])
+    return float("nan")
