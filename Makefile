@@ -7,13 +7,15 @@ export OMP_NUM_THREADS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 export MPLBACKEND := Agg
 
-.PHONY: help setup demo test test-fast lint types format clean
+.PHONY: help setup demo test test-fast lint types format wheel bench clean
 
 help:
 	@echo "make demo       generate the town, train CMT fusion on it, evaluate, draw (about 15 minutes on 2 cores)"
 	@echo "make test       lint, types and every test"
 	@echo "make test-fast  the tests of the fast tier"
 	@echo "make format     format and fix the code"
+	@echo "make wheel      dist/*.whl with compiled kernels, for every Python and torch from 2.11 on"
+	@echo "make bench      the kernels against spconv, mmcv, numba and PyTorch"
 
 setup:
 	@$(PYTHON) tools/bootstrap.py
@@ -38,5 +40,13 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+wheel: setup
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@ls dist/*.whl
+
+bench: setup
+	$(BIN)/python tools/bench.py ops
+
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f ops/perception3d_ops/_C*.so

@@ -31,6 +31,7 @@ class Voxels:
 
     @staticmethod
     def of(points: Tensor) -> Voxels:
+        """Of (P, 5) points of one sample."""
         offsets = torch.tensor([0, len(points)], device=points.device)
         found = hard_voxels(
             points[:, :3], offsets, range_m=RANGE_M, cell_m=(0.075, 0.075, 0.2), max_points=10,

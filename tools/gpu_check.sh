@@ -141,15 +141,7 @@ else
   note "memcheck, racecheck" "left out: compute-sanitizer was not found" 0
 fi
 
-help="$LOGS/bench_help.log"
-if ! timeout 120 "$PYTHON" tools/bench.py --help >"$help" 2>&1; then
-  why=$(grep -v '^ *$' "$help" | tail -n 1 | tr -d '|')
-  note benchmarks "left out: tools/bench.py does not start here (${why:0:120})" 0
-elif ! grep -qw ops "$help"; then
-  note benchmarks "left out: tools/bench.py measures no ops" 0
-else
-  step benchmarks "$BENCH_S" "$PYTHON" tools/bench.py ops --device cuda || true
-fi
+step benchmarks "$BENCH_S" "$PYTHON" -m benchmarks cuda || true
 
 if [ "${#failed[@]}" -gt 0 ]; then
   stop "$(printf '%s; ' "${failed[@]}")"
