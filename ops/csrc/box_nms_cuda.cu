@@ -6,8 +6,8 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// A block sweeps a sample, 64 rows at a time: one thread settles the rows among themselves, then all
-// threads mark what the kept ones suppress further on.
+// A block sweeps a sample, 64 rows at a time: one thread settles the rows among themselves, then
+// all threads mark what the kept ones suppress further on.
 __global__ void sweep_kernel(SweepBits sweep) {
   __shared__ uint64_t own[64];  // what each of the 64 rows suppresses among them
   __shared__ uint64_t kept;
@@ -36,7 +36,8 @@ __global__ void sweep_kernel(SweepBits sweep) {
     for (int64_t later = word + 1 + threadIdx.x; later < sweep.words; later += blockDim.x) {
       uint64_t found = 0;
       for (uint64_t rest = kept; rest != 0; rest &= rest - 1)
-        found |= sweep.bits[(start + __ffsll(static_cast<long long>(rest)) - 1) * sweep.words + later];
+        found |=
+            sweep.bits[(start + __ffsll(static_cast<long long>(rest)) - 1) * sweep.words + later];
       removed[later] |= found;
     }
     __syncthreads();

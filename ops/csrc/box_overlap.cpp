@@ -15,13 +15,13 @@ Tensor overlap_as(
   const int64_t rows = boxes1.size(0), columns = aligned ? 1 : boxes2.size(0);
   const Tensor prepared1 = prepared(boxes1, "box_overlap");
   const Tensor prepared2 = prepared(boxes2, "box_overlap");
-  Tensor out = aligned ? new_tensor(prepared1, {rows}, type)
-                       : new_tensor(prepared1, {rows, columns}, type);
+  Tensor out =
+      aligned ? new_tensor(prepared1, {rows}, type) : new_tensor(prepared1, {rows, columns}, type);
   if (rows == 0 || columns == 0) return out;
   const int64_t width = prepared1.is_cuda() ? 1 : columns;
   const BoxOverlap<T> functor{
-      boxes_of(prepared1), boxes_of(prepared2), columns, width, aligned, over_first,
-      out.mutable_data_ptr<T>()};
+      boxes_of(prepared1), boxes_of(prepared2),      columns, width, aligned,
+      over_first,          out.mutable_data_ptr<T>()};
   const int64_t tasks = rows * ((columns + width - 1) / width);
   const int64_t grain = (kPairsOfTask + width - 1) / width;
   for_each(prepared1, tasks, grain, functor, P3D_LAUNCHER(box_overlap_cuda), "box_overlap");

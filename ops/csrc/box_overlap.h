@@ -9,7 +9,8 @@
 
 namespace perception3d {
 
-// What is computed once a box: half sizes, heading, radius of the circle around it, area from above.
+// What is computed once a box: half sizes, heading, radius of the circle around it, area from
+// above.
 struct UprightBox {
   double x, y, z, half_l, half_w, half_h, cosine, sine, reach, area;
 };
@@ -18,8 +19,12 @@ constexpr int64_t kBoxNumbers = sizeof(UprightBox) / sizeof(double);
 // Boxes of less area overlap nothing, as published (mmcv box_iou_rotated).
 constexpr double kLeastArea = 1e-14;
 
-P3D_HOST_DEVICE double smaller(double a, double b) { return a < b ? a : b; }
-P3D_HOST_DEVICE double larger(double a, double b) { return a > b ? a : b; }
+P3D_HOST_DEVICE double smaller(double a, double b) {
+  return a < b ? a : b;
+}
+P3D_HOST_DEVICE double larger(double a, double b) {
+  return a > b ? a : b;
+}
 P3D_HOST_DEVICE double clamped(double value, double limit) {
   return smaller(larger(value, -limit), limit);
 }
@@ -115,10 +120,12 @@ P3D_HOST_DEVICE double shared_area(const UprightBox& one, const UprightBox& othe
   if (!(shared_length(a, box.x, box.reach_x) > 0 && shared_length(b, box.y, box.reach_y) > 0))
     return 0.0;
   // Rear right, front right, front left, rear left, and around.
-  const double px[5] = {box.x - box.lx - box.wx, box.x + box.lx - box.wx, box.x + box.lx + box.wx,
-                        box.x - box.lx + box.wx, box.x - box.lx - box.wx};
-  const double py[5] = {box.y - box.ly - box.wy, box.y + box.ly - box.wy, box.y + box.ly + box.wy,
-                        box.y - box.ly + box.wy, box.y - box.ly - box.wy};
+  const double px[5] = {
+      box.x - box.lx - box.wx, box.x + box.lx - box.wx, box.x + box.lx + box.wx,
+      box.x - box.lx + box.wx, box.x - box.lx - box.wx};
+  const double py[5] = {
+      box.y - box.ly - box.wy, box.y + box.ly - box.wy, box.y + box.ly + box.wy,
+      box.y - box.ly + box.wy, box.y - box.ly - box.wy};
   double part[4];
   for (int k = 0; k < 4; ++k) part[k] = cut_integral(px[k], py[k], px[k + 1], py[k + 1], a, b);
   // Counter-clockwise the sum is minus the area.

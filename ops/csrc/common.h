@@ -15,4 +15,17 @@ namespace perception3d {
 // nullptr, so that neither side needs the other's headers.
 using Stream = void*;
 
+// The last sample whose first row is not above `row`; empty samples are passed over.
+P3D_HOST_DEVICE int64_t sample_of_row(const int64_t* offsets, int64_t samples, int64_t row) {
+  int64_t low = 0, high = samples;
+  while (high - low > 1) {
+    const int64_t middle = (low + high) / 2;
+    if (offsets[middle] <= row)
+      low = middle;
+    else
+      high = middle;
+  }
+  return low;
+}
+
 }  // namespace perception3d

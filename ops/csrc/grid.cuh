@@ -10,7 +10,8 @@ namespace perception3d {
 template <class Functor>
 __global__ void for_each_kernel(int64_t count, Functor functor) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += stride)
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
+       i += stride)
     functor(i);
 }
 

@@ -1,5 +1,5 @@
-// Hard voxelisation on the CPU: one pass that hands out voxels and slots in the order of the points.
-// On CUDA the twin runs, which sorts (stable, so with the same result).
+// Hard voxelisation on the CPU: one pass that hands out voxels and slots in the order of the
+// points. On CUDA the twin runs, which sorts (stable, so with the same result).
 #include <algorithm>
 #include <memory>
 
@@ -102,6 +102,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> hard_voxels(
   const int64_t cells_of_sample = cells[0] * cells[1] * cells[2];
   key = dense(key);
   offsets = dense(offsets);
+  check_offsets(offsets, key.size(0), "hard_voxels");
   const int64_t* keys = key.const_data_ptr<int64_t>();
   const int64_t* begin = offsets.const_data_ptr<int64_t>();
   const int64_t samples = offsets.size(0) - 1;
@@ -111,9 +112,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> hard_voxels(
   parallel(samples, 1, [&](int64_t first, int64_t last) {
     for (int64_t b = first; b < last; ++b) {
       const auto run = cells_of_sample <= kDenseCells ? group<DenseTable> : group<HashTable>;
-      parts[b] = run(
-          keys + begin[b], begin[b + 1] - begin[b], b * cells_of_sample, cells_of_sample,
-          max_points, max_voxels);
+      parts[b] =
+          run(keys + begin[b], begin[b + 1] - begin[b], b * cells_of_sample, cells_of_sample,
+              max_points, max_voxels);
     }
   });
 

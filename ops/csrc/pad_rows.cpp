@@ -14,8 +14,13 @@ Tensor pad_as(Tensor rows, Tensor order, Tensor start, int64_t slots, ScalarType
   Tensor out = new_tensor(rows, {groups, slots, channels}, type);
   const bool whole = !rows.is_cuda();
   const PadRows<T> functor{
-      rows.const_data_ptr<T>(), order.const_data_ptr<int64_t>(), start.const_data_ptr<int64_t>(),
-      channels, slots, whole, out.mutable_data_ptr<T>()};
+      rows.const_data_ptr<T>(),
+      order.const_data_ptr<int64_t>(),
+      start.const_data_ptr<int64_t>(),
+      channels,
+      slots,
+      whole,
+      out.mutable_data_ptr<T>()};
   const int64_t tasks = whole ? groups : groups * slots * channels;
   for_each(rows, tasks, 256, functor, P3D_LAUNCHER(pad_rows_cuda), "pad_rows");
   return out;

@@ -21,7 +21,7 @@ struct PadRows {
       fill(task / size, task % size, task % size + 1);
       return;
     }
-    const int64_t begin = start[task], kept = start[task + 1] - begin;
+    const int64_t begin = start[task], kept = kept_of(task);
     T* to = out + task * size;
     for (int64_t slot = 0; slot < kept; ++slot, to += channels) {
       const T* from = rows + order[begin + slot] * channels;
@@ -30,8 +30,13 @@ struct PadRows {
     for (T* end = out + (task + 1) * size; to < end; ++to) *to = T(0);
   }
 
+  P3D_HOST_DEVICE int64_t kept_of(int64_t group) const {
+    const int64_t count = start[group + 1] - start[group];
+    return count < slots ? count : slots;
+  }
+
   P3D_HOST_DEVICE void fill(int64_t group, int64_t first, int64_t last) const {
-    const int64_t begin = start[group], kept = start[group + 1] - begin;
+    const int64_t begin = start[group], kept = kept_of(group);
     for (int64_t i = first; i < last; ++i) {
       const int64_t slot = i / channels, c = i % channels;
       out[group * slots * channels + i] =

@@ -21,7 +21,11 @@ class BoxCells {
     std::vector<Bounds> bounds;
     double extent_sum[2] = {0, 0};
     for (int64_t box = begin; box < end; ++box) {
-      if (!(boxes[box].area == boxes[box].area)) continue;
+      // Numbers near the largest would overflow below; nothing is that far away.
+      constexpr double kFar = 1e150;
+      const UprightBox& one = boxes[box];
+      if (!(one.area == one.area) || !(std::fabs(one.x) < kFar && std::fabs(one.y) < kFar))
+        continue;
       bounds.push_back(Bounds(boxes[box], box));
       for (int axis = 0; axis < 2; ++axis) {
         const Bounds& last = bounds.back();
@@ -126,6 +130,9 @@ Tensor first_as(
   points = as_type(points, type);
   point_offsets = dense(point_offsets);
   box_offsets = dense(box_offsets);
+  check_offsets(point_offsets, points.size(0), "points_in_boxes");
+  check_offsets(box_offsets, boxes.size(0), "points_in_boxes");
+  STD_TORCH_CHECK(point_offsets.size(0) == box_offsets.size(0), "points_in_boxes: other samples");
   const Tensor ready = prepared(boxes, "points_in_boxes");
   const int64_t count = points.size(0), samples = point_offsets.size(0) - 1;
   const T* xyz = points.const_data_ptr<T>();
@@ -152,6 +159,9 @@ Tensor mask_as(
   points = as_type(points, type);
   point_offsets = dense(point_offsets);
   box_offsets = dense(box_offsets);
+  check_offsets(point_offsets, points.size(0), "points_in_boxes");
+  check_offsets(box_offsets, boxes.size(0), "points_in_boxes");
+  STD_TORCH_CHECK(point_offsets.size(0) == box_offsets.size(0), "points_in_boxes: other samples");
   const Tensor ready = prepared(boxes, "points_in_boxes_mask");
   const int64_t count = points.size(0), columns = boxes.size(0);
   const int64_t samples = point_offsets.size(0) - 1;
@@ -181,8 +191,7 @@ Tensor points_in_boxes(Tensor points, Tensor boxes, Tensor point_offsets, Tensor
   return first_as<float>(points, boxes, point_offsets, box_offsets, ScalarType::Float);
 }
 
-Tensor points_in_boxes_mask(
-    Tensor points, Tensor boxes, Tensor point_offsets, Tensor box_offsets) {
+Tensor points_in_boxes_mask(Tensor points, Tensor boxes, Tensor point_offsets, Tensor box_offsets) {
   if (points.scalar_type() == ScalarType::Double)
     return mask_as<double>(points, boxes, point_offsets, box_offsets, ScalarType::Double);
   return mask_as<float>(points, boxes, point_offsets, box_offsets, ScalarType::Float);

@@ -17,19 +17,6 @@ P3D_HOST_DEVICE bool is_inside(const T* point, const UprightBox& box) {
          fabs(box.cosine * dy - box.sine * dx) < box.half_w;
 }
 
-// The last sample whose first row is not above `row`; empty samples are passed over.
-P3D_HOST_DEVICE int64_t sample_of_row(const int64_t* offsets, int64_t samples, int64_t row) {
-  int64_t low = 0, high = samples;
-  while (high - low > 1) {
-    const int64_t middle = (low + high) / 2;
-    if (offsets[middle] <= row)
-      low = middle;
-    else
-      high = middle;
-  }
-  return low;
-}
-
 // CUDA's way: one call searches the boxes of one point. The CPU looks boxes up in a grid.
 template <class T>
 struct FirstBox {

@@ -10,13 +10,14 @@ namespace {
 // Groups of few rows are small tasks: some hundred of them make a thread's share worth its start.
 constexpr int64_t kGrain = 256;
 
-// The CPU's way: rows are read as they lie in memory, which is faster than group by group even where
-// the results do not fit into the cache. A thread owns some groups and passes over the others' rows,
-// so sums have the same order as by group.
+// The CPU's way: rows are read as they lie in memory, which is faster than group by group even
+// where the results do not fit into the cache. A thread owns some groups and passes over the
+// others' rows, so sums have the same order as by group.
 template <class T>
 void reduce_in_row_order(const ReduceRows<T>& functor, int64_t groups, int64_t rows) {
   const int64_t channels = functor.channels;
-  std::vector<int32_t> group_of(static_cast<size_t>(rows), -1);  // of all rows but each group's first
+  std::vector<int32_t> group_of(
+      static_cast<size_t>(rows), -1);  // of all rows but each group's first
   parallel(groups, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t group = begin; group < end; ++group) {
       functor.begin_group(group, 0, channels);
@@ -47,8 +48,13 @@ std::tuple<Tensor, Tensor> reduce_as(
   Tensor source = new_tensor(rows, {with_source ? groups : 0, channels}, ScalarType::Int);
   const int64_t width = 1;  // a warp reads neighbouring channels
   const ReduceRows<T> functor{
-      rows.const_data_ptr<T>(), order.const_data_ptr<int64_t>(), start.const_data_ptr<int64_t>(),
-      channels, width, reduction, out.mutable_data_ptr<T>(),
+      rows.const_data_ptr<T>(),
+      order.const_data_ptr<int64_t>(),
+      start.const_data_ptr<int64_t>(),
+      channels,
+      width,
+      reduction,
+      out.mutable_data_ptr<T>(),
       with_source ? source.mutable_data_ptr<int32_t>() : nullptr};
   if (!rows.is_cuda()) {
     reduce_in_row_order(functor, groups, rows.size(0));
@@ -64,8 +70,7 @@ std::tuple<Tensor, Tensor> reduce_rows(
   with_source = with_source && kind == Reduction::kMax;
   if (rows.scalar_type() == ScalarType::Double)
     return reduce_as<double>(rows, order, start, kind, with_source, ScalarType::Double);
-  auto [out, source] =
-      reduce_as<float>(rows, order, start, kind, with_source, ScalarType::Float);
+  auto [out, source] = reduce_as<float>(rows, order, start, kind, with_source, ScalarType::Float);
   return {as_type(out, rows.scalar_type()), source};
 }
 
@@ -81,12 +86,16 @@ Tensor spread_as(
   Tensor out = torch::stable::new_zeros(gradient, {rows, channels}, type);
   const int64_t width = gradient.is_cuda() || channels == 0 ? 1 : channels;
   const SpreadRows<T> functor{
-      gradient.const_data_ptr<T>(), order.const_data_ptr<int64_t>(),
-      start.const_data_ptr<int64_t>(), source.const_data_ptr<int32_t>(), channels, width,
-      reduction, out.mutable_data_ptr<T>()};
+      gradient.const_data_ptr<T>(),
+      order.const_data_ptr<int64_t>(),
+      start.const_data_ptr<int64_t>(),
+      source.const_data_ptr<int32_t>(),
+      channels,
+      width,
+      reduction,
+      out.mutable_data_ptr<T>()};
   const int64_t tasks = groups * ((channels + width - 1) / width);
-  for_each(
-      gradient, tasks, kGrain, functor, P3D_LAUNCHER(spread_rows_cuda), "spread_rows");
+  for_each(gradient, tasks, kGrain, functor, P3D_LAUNCHER(spread_rows_cuda), "spread_rows");
   return out;
 }
 

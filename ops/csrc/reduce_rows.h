@@ -37,8 +37,7 @@ struct ReduceRows {
     T* to = out + group * channels;
     for (int64_t c = first; c < last; ++c) to[c] = from[c];
     if (source == nullptr) return;
-    for (int64_t c = first; c < last; ++c)
-      source[group * channels + c] = static_cast<int32_t>(row);
+    for (int64_t c = first; c < last; ++c) source[group * channels + c] = static_cast<int32_t>(row);
   }
 
   // Every other row, in ascending order.

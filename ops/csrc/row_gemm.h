@@ -25,7 +25,8 @@ struct RowGemm {
       int pairs, const float* panel, float* out);
 
   // out[c, :] += sum over i of features[source[i], c] * gradient[target[i], :]: features has
-  // `channels` columns, gradient `wide` of which `columns` are used, out (channels, wide) likewise; at most kMostPairs.
+  // `channels` columns, gradient `wide` of which `columns` are used, out (channels, wide) likewise;
+  // at most kMostPairs.
   void (*outer)(
       const float* features, int64_t channels, const float* gradient, int64_t wide,
       const int32_t* source, const int32_t* target, int pairs, float* out);

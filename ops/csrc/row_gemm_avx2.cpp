@@ -28,8 +28,10 @@ int compact(const int32_t* table, int count, int32_t* source, int32_t* target) {
   __m256i places = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   for (; i + 8 <= count; i += 8, places = _mm256_add_epi32(places, _mm256_set1_epi32(8))) {
     const __m256i values = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(table + i));
-    const unsigned mask = ~static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(values))) & 255u;
-    const __m256i lanes = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<long long>(kLanesOfMask[mask])));
+    const unsigned mask =
+        ~static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(values))) & 255u;
+    const __m256i lanes =
+        _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<long long>(kLanesOfMask[mask])));
     _mm256_storeu_si256(
         reinterpret_cast<__m256i*>(source + found), _mm256_permutevar8x32_epi32(values, lanes));
     _mm256_storeu_si256(

@@ -12,8 +12,12 @@ constexpr int kColumns = 2 * kLanes;
 
 typedef float Vector __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 
-inline Vector load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
-inline void store(float* to, Vector value) { *reinterpret_cast<Vector*>(to) = value; }
+inline Vector load(const float* from) {
+  return *reinterpret_cast<const Vector*>(from);
+}
+inline void store(float* to, Vector value) {
+  *reinterpret_cast<Vector*>(to) = value;
+}
 
 #ifndef P3D_OWN_COMPACT
 int compact(const int32_t* table, int count, int32_t* source, int32_t* target) {
@@ -28,8 +32,8 @@ int compact(const int32_t* table, int count, int32_t* source, int32_t* target) {
 #endif
 
 void multiply(
-    const float* features, int64_t channels, const int32_t* source, const int32_t* target, int pairs,
-    const float* panel, float* out) {
+    const float* features, int64_t channels, const int32_t* source, const int32_t* target,
+    int pairs, const float* panel, float* out) {
   for (int i = 0; i < pairs; i += kRows) {
     const float* row[kRows];
     float* to[kRows];

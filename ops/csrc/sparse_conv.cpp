@@ -9,12 +9,14 @@
 namespace perception3d {
 namespace {
 
-constexpr int kBlock = kMostPairs;            // output rows of a block
-constexpr int kSpare = kBlock + 16;    // room for vectors that end behind, and to fill up a tile
-constexpr int64_t kFewestChunks = 4;   // of the weight gradient, which are summed in their order
+constexpr int kBlock = kMostPairs;    // output rows of a block
+constexpr int kSpare = kBlock + 16;   // room for vectors that end behind, and to fill up a tile
+constexpr int64_t kFewestChunks = 4;  // of the weight gradient, which are summed in their order
 constexpr int64_t kMostChunks = 32;
 
-int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+int64_t round_up(int64_t value, int64_t unit) {
+  return (value + unit - 1) / unit * unit;
+}
 
 // Input and output rows that one tap joins inside of a block.
 struct Pairs {
@@ -34,7 +36,8 @@ struct Pairs {
   }
 };
 
-// Weights (K, Cin, Cout) as panels (K, Cout / columns, Cin, columns), zeros behind the last channel.
+// Weights (K, Cin, Cout) as panels (K, Cout / columns, Cin, columns), zeros behind the last
+// channel.
 std::vector<float> pack(const Tensor& weight, int64_t columns, bool mirrored) {
   const int64_t taps = weight.size(0), in = weight.size(1), out = weight.size(2);
   const int64_t by_tap = weight.stride(0), by_in = weight.stride(1), by_out = weight.stride(2);
@@ -61,8 +64,8 @@ struct Finish {
   const float* residual = nullptr;  // (M, Cout)
   bool rectify = false;
 
-  void operator()(const float* sum, int64_t row, int64_t first, int64_t count, int64_t out,
-                  float* to) const {
+  void operator()(
+      const float* sum, int64_t row, int64_t first, int64_t count, int64_t out, float* to) const {
     for (int64_t c = 0; c < count; ++c) {
       float value = sum[c];
       if (shift != nullptr) value += shift[first + c];
@@ -104,8 +107,9 @@ Tensor convolve_float(
         const float* sum = sums.data() + panel * panel_size;
         const int64_t from_column = panel * columns, used = std::min(columns, out - from_column);
         for (int row = 0; row < count; ++row)
-          finish(sum + row * columns, first + row, from_column, used, out,
-                 to + (first + row) * out + from_column);
+          finish(
+              sum + row * columns, first + row, from_column, used, out,
+              to + (first + row) * out + from_column);
       }
     }
   });
@@ -113,8 +117,10 @@ Tensor convolve_float(
 }
 
 // Double precision is for checks of gradients: plain loops.
-Tensor convolve_double(const Tensor& features, const Tensor& weight, const Tensor& table, bool mirrored) {
-  const int64_t taps = table.size(0), rows = table.size(1), in = weight.size(1), out = weight.size(2);
+Tensor convolve_double(
+    const Tensor& features, const Tensor& weight, const Tensor& table, bool mirrored) {
+  const int64_t taps = table.size(0), rows = table.size(1), in = weight.size(1),
+                out = weight.size(2);
   const Tensor packed = dense(weight);
   Tensor result = torch::stable::new_zeros(features, {rows, out}, ScalarType::Double);
   const double* from = features.const_data_ptr<double>();
@@ -169,7 +175,8 @@ Tensor fill_up(const Tensor& rows, int64_t columns) {
   const float* from = rows.const_data_ptr<float>();
   float* to = filled.mutable_data_ptr<float>();
   for (int64_t row = 0; row < count; ++row)
-    std::memcpy(to + row * wide, from + row * channels, static_cast<size_t>(channels) * sizeof(float));
+    std::memcpy(
+        to + row * wide, from + row * channels, static_cast<size_t>(channels) * sizeof(float));
   return filled;
 }
 
@@ -189,7 +196,8 @@ Tensor weight_gradient_float(const Tensor& features, const Tensor& gradient, con
     Pairs pairs;
     for (int64_t chunk = begin; chunk < end; ++chunk) {
       float* part = parts.data() + chunk * size;
-      for (int64_t block = chunk * blocks / chunks; block < (chunk + 1) * blocks / chunks; ++block) {
+      for (int64_t block = chunk * blocks / chunks; block < (chunk + 1) * blocks / chunks;
+           ++block) {
         const int64_t first = block * kBlock;
         const int count = static_cast<int>(std::min<int64_t>(kBlock, rows - first));
         for (int64_t tap = 0; tap < taps; ++tap) {

@@ -14,9 +14,10 @@ constexpr int64_t kChunk = 8192;  // sites of a task
 // outside of the grid and the first row of these, how many occur again and a row of these.
 std::tuple<Tensor, Tensor, Tensor> sort_sites(
     Tensor index, std::vector<int64_t> shape, int64_t batch_size) {
-  index = as_type(index, ScalarType::Int);
+  // As wide as they came: narrowed first, a cell of 2^32 + 1 would be taken for 1.
+  index = as_type(index, ScalarType::Long);
   const int64_t sites = index.size(0);
-  const int32_t* at = index.const_data_ptr<int32_t>();
+  const int64_t* at = index.const_data_ptr<int64_t>();
   Tensor facts = torch::stable::new_zeros(index, {4}, ScalarType::Long);
   int64_t* fact = facts.mutable_data_ptr<int64_t>();
   std::vector<KeyedRow> rows(static_cast<size_t>(sites));
@@ -34,7 +35,8 @@ std::tuple<Tensor, Tensor, Tensor> sort_sites(
   int32_t* to = sorted_index.mutable_data_ptr<int32_t>();
   for (int64_t i = 0; i < sites; ++i) {
     if (!sorted) order_out[i] = rows[i].row;
-    std::copy_n(at + 4 * rows[i].row, 4, to + 4 * i);
+    for (int column = 0; column < 4; ++column)
+      to[4 * i + column] = static_cast<int32_t>(at[4 * rows[i].row + column]);
     if (i > 0 && rows[i].key == rows[i - 1].key && fact[0] == 0 && fact[2]++ == 0)
       fact[3] = rows[i].row;
   }
@@ -45,11 +47,6 @@ int64_t product(const std::vector<int64_t>& sizes) {
   int64_t total = 1;
   for (int64_t size : sizes) total *= size;
   return total;
-}
-
-void copy_triple(const std::vector<int64_t>& from, int64_t (&to)[3], const char* name) {
-  STD_TORCH_CHECK(from.size() == 3, name, " must hold three numbers");
-  std::copy(from.begin(), from.end(), to);
 }
 
 // The CPU's way: sites and the cells wanted ascend together, so a sweep finds all of them. One task
@@ -255,10 +252,11 @@ std::tuple<Tensor, Tensor, Tensor> map_with(
 }
 
 std::tuple<Tensor, Tensor, Tensor> strided_map(
-    Tensor index, int64_t batch_size, std::vector<int64_t> in_shape,
-    std::vector<int64_t> out_shape, std::vector<int64_t> kernel, std::vector<int64_t> stride, std::vector<int64_t> padding, std::vector<int64_t> dilation,
-    bool transposed) {
+    Tensor index, int64_t batch_size, std::vector<int64_t> in_shape, std::vector<int64_t> out_shape,
+    std::vector<int64_t> kernel, std::vector<int64_t> stride, std::vector<int64_t> padding,
+    std::vector<int64_t> dilation, bool transposed) {
   index = dense(index);
+  check_sites(index, batch_size, in_shape);
   TapStep step;
   int64_t size[3], cells_in[3];
   copy_triple(in_shape, cells_in, "in_shape");
@@ -269,8 +267,11 @@ std::tuple<Tensor, Tensor, Tensor> strided_map(
   copy_triple(kernel, size, "kernel");
   step.transposed = transposed;
   const Steps steps{
-      AxisSteps(step, 0, cells_in[0], size[0]), AxisSteps(step, 1, cells_in[1], size[1]),
-      AxisSteps(step, 2, cells_in[2], size[2]), size[1], size[2],
+      AxisSteps(step, 0, cells_in[0], size[0]),
+      AxisSteps(step, 1, cells_in[1], size[1]),
+      AxisSteps(step, 2, cells_in[2], size[2]),
+      size[1],
+      size[2],
       {out_shape[0], out_shape[1], out_shape[2]}};
   const int64_t cells = batch_size * product(out_shape), taps = product(kernel);
   if (cells <= kMostBits) return map_with<BitRanks>(index, cells, steps, taps);

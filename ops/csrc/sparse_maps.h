@@ -5,8 +5,8 @@
 
 namespace perception3d {
 
-// Sites as numbers that ascend with (sample, z, y, x). Each axis has room for `border` more cells, so
-// that a step over the edge of the grid never lands on a site.
+// Sites as numbers that ascend with (sample, z, y, x). Each axis has room for `border` more cells,
+// so that a step over the edge of the grid never lands on a site.
 struct SiteKeys {
   const int32_t* index;  // (N, 4) sample, z, y, x
   int64_t room[3];       // cells along z, y, x, border included

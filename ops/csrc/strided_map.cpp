@@ -10,11 +10,6 @@ namespace {
 
 constexpr int64_t kGrain = 8192;
 
-void copy_triple(const std::vector<int64_t>& from, int64_t (&to)[3], const char* name) {
-  STD_TORCH_CHECK(from.size() == 3, name, " must hold three numbers");
-  std::copy(from.begin(), from.end(), to);
-}
-
 // Sums of int32 numbers up to and with each.
 Tensor running_sums(const Tensor& numbers) {
   using torch::stable::detail::from;
@@ -33,10 +28,11 @@ int64_t last_of(Tensor numbers) {
 }
 
 std::tuple<Tensor, Tensor, Tensor> strided_map_bits(
-    Tensor index, int64_t batch_size, std::vector<int64_t> in_shape,
-    std::vector<int64_t> out_shape, std::vector<int64_t> kernel, std::vector<int64_t> stride,
-    std::vector<int64_t> padding, std::vector<int64_t> dilation, bool transposed) {
+    Tensor index, int64_t batch_size, std::vector<int64_t> in_shape, std::vector<int64_t> out_shape,
+    std::vector<int64_t> kernel, std::vector<int64_t> stride, std::vector<int64_t> padding,
+    std::vector<int64_t> dilation, bool transposed) {
   index = dense(index);
+  check_sites(index, batch_size, in_shape);
   FedCells fed;
   fed.index = index.const_data_ptr<int32_t>();
   fed.sites = index.size(0);
@@ -53,7 +49,8 @@ std::tuple<Tensor, Tensor, Tensor> strided_map_bits(
 
   Tensor words = torch::stable::new_zeros(index, {count}, ScalarType::Long);
   auto* bits = reinterpret_cast<uint64_t*>(words.mutable_data_ptr<int64_t>());
-  for_each(index, tasks, kGrain, MarkCells{fed, bits}, P3D_LAUNCHER(mark_cells_cuda), "strided_map");
+  for_each(
+      index, tasks, kGrain, MarkCells{fed, bits}, P3D_LAUNCHER(mark_cells_cuda), "strided_map");
   Tensor counts = new_tensor(index, {count}, ScalarType::Int);
   for_each(
       index, count, kGrain, CountBits{bits, counts.mutable_data_ptr<int32_t>()},

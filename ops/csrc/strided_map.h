@@ -1,7 +1,7 @@
 // Map of a strided convolution by bits: every output cell of the grid is a bit. Setting bits marks
-// the sites, counting the bits before a cell gives its row, and rows come out sorted. Four functors,
-// one after the other; the CPU runs them too (perception3d::strided_map_bits), though its own way, in
-// sparse_maps.cpp, is faster there.
+// the sites, counting the bits before a cell gives its row, and rows come out sorted. Four
+// functors, one after the other; the CPU runs them too (perception3d::strided_map_bits), though its
+// own way, in sparse_maps.cpp, is faster there.
 #pragma once
 
 #include "sparse_maps.h"
@@ -48,7 +48,8 @@ struct FedCells {
   P3D_HOST_DEVICE int64_t operator()(int64_t task) const {
     const int64_t tap = task / sites;
     const int32_t* at = index + 4 * (task % sites);
-    const int64_t taps[3] = {tap / (kernel[1] * kernel[2]), tap / kernel[2] % kernel[1], tap % kernel[2]};
+    const int64_t taps[3] = {
+        tap / (kernel[1] * kernel[2]), tap / kernel[2] % kernel[1], tap % kernel[2]};
     int64_t cell = at[0];
     for (int axis = 0; axis < 3; ++axis) {
       const int64_t to = step.along(axis, at[axis + 1], taps[axis]);

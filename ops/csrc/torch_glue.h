@@ -8,6 +8,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,34 @@ inline Tensor dense(const Tensor& tensor) {
 
 inline Tensor as_type(const Tensor& tensor, ScalarType type) {
   return dense(tensor.scalar_type() == type ? tensor : torch::stable::to(tensor, type));
+}
+
+inline void copy_triple(const std::vector<int64_t>& from, int64_t (&to)[3], const char* name) {
+  STD_TORCH_CHECK(from.size() == 3, name, " must hold three numbers");
+  std::copy(from.begin(), from.end(), to);
+}
+
+// Kernels of the CPU index by offsets: what compiled graphs hand over was checked by nobody.
+inline void check_offsets(const Tensor& offsets, int64_t rows, const char* op) {
+  if (offsets.is_cuda()) return;
+  const int64_t* at = offsets.const_data_ptr<int64_t>();
+  const int64_t count = offsets.size(0);
+  STD_TORCH_CHECK(
+      count >= 2 && at[0] == 0 && at[count - 1] == rows && std::is_sorted(at, at + count), op,
+      ": offsets must ascend from 0 to the number of rows, ", rows);
+}
+
+// Sites (N, 4) index tables by their coordinates: outside of batch x grid they would read anywhere.
+inline void check_sites(
+    const Tensor& index, int64_t batch_size, const std::vector<int64_t>& shape) {
+  if (index.is_cuda()) return;
+  STD_TORCH_CHECK(shape.size() == 3, "a grid has three sizes");
+  const int32_t* at = index.const_data_ptr<int32_t>();
+  for (int64_t row = 0; row < index.size(0); ++row, at += 4)
+    STD_TORCH_CHECK(
+        at[0] >= 0 && at[0] < batch_size && at[1] >= 0 && at[1] < shape[0] && at[2] >= 0 &&
+            at[2] < shape[1] && at[3] >= 0 && at[3] < shape[2],
+        "site ", row, " lies outside of batch x grid");
 }
 
 // body(begin, end) on torch's own threads, at least `grain` numbers each.
@@ -77,17 +106,17 @@ void for_each(
 #endif
 
 // Registers perception3d::NAME's kernel of the CPU; the op itself is defined in Python.
-#define P3D_CPU_KERNEL(NAME)                                \
-  STABLE_TORCH_LIBRARY_IMPL(perception3d, CPU, library) {   \
-    library.impl(#NAME, TORCH_BOX(&perception3d::NAME));    \
+#define P3D_CPU_KERNEL(NAME)                              \
+  STABLE_TORCH_LIBRARY_IMPL(perception3d, CPU, library) { \
+    library.impl(#NAME, TORCH_BOX(&perception3d::NAME));  \
   }
 
 // The same function as the kernel of both devices.
 #ifdef P3D_WITH_CUDA
-#define P3D_KERNEL(NAME)                                    \
-  P3D_CPU_KERNEL(NAME)                                      \
-  STABLE_TORCH_LIBRARY_IMPL(perception3d, CUDA, library) {  \
-    library.impl(#NAME, TORCH_BOX(&perception3d::NAME));    \
+#define P3D_KERNEL(NAME)                                   \
+  P3D_CPU_KERNEL(NAME)                                     \
+  STABLE_TORCH_LIBRARY_IMPL(perception3d, CUDA, library) { \
+    library.impl(#NAME, TORCH_BOX(&perception3d::NAME));   \
   }
 #else
 #define P3D_KERNEL(NAME) P3D_CPU_KERNEL(NAME)

@@ -8,7 +8,8 @@ namespace {
 Tensor voxel_keys(
     Tensor xyz, Tensor offsets, std::vector<double> low, std::vector<double> size,
     std::vector<int64_t> cells) {
-  STD_TORCH_CHECK(low.size() == 3 && size.size() == 3 && cells.size() == 3, "three axes are needed");
+  STD_TORCH_CHECK(
+      low.size() == 3 && size.size() == 3 && cells.size() == 3, "three axes are needed");
   xyz = as_type(xyz, ScalarType::Float);
   offsets = dense(offsets);
   Tensor key = new_tensor(xyz, {xyz.size(0)}, ScalarType::Long);

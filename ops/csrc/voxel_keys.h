@@ -32,20 +32,8 @@ struct VoxelKeys {
       key[point] = rejected;
       return;
     }
-    key[point] = ((sample_of(point) * cells[2] + cell[2]) * cells[1] + cell[1]) * cells[0] + cell[0];
-  }
-
-  // The last sample whose first row is not above `point`; empty samples are passed over.
-  P3D_HOST_DEVICE int64_t sample_of(int64_t point) const {
-    int64_t low_end = 0, high_end = samples;
-    while (high_end - low_end > 1) {
-      const int64_t middle = (low_end + high_end) / 2;
-      if (offsets[middle] <= point)
-        low_end = middle;
-      else
-        high_end = middle;
-    }
-    return low_end;
+    const int64_t sample = sample_of_row(offsets, samples, point);
+    key[point] = ((sample * cells[2] + cell[2]) * cells[1] + cell[1]) * cells[0] + cell[0];
   }
 };
 

@@ -112,7 +112,7 @@ def load_compiled() -> bool:
     warnings.warn(
         f"perception3d_ops runs on plain PyTorch ({reason}): voxelization, sparse convolution and "
         "box overlap are several times slower. To build the kernels (a C++ compiler is needed): "
-        "pip install --no-build-isolation --force-reinstall --no-deps perception3d",
+        "in the project's folder, pip install --no-build-isolation --force-reinstall --no-deps .",
         stacklevel=2,
     )
     return False

@@ -17,8 +17,8 @@ def pad_rows(rows: Tensor, order: Tensor, start: Tensor, slots: int) -> Tensor:
     Args:
         rows: (R, C) floating point.
         order: (K,) int64 rows by group, each at most once.
-        start: (G + 1,) int64; group g owns order[start[g]:start[g + 1]], at most ``slots``.
-        slots: S.
+        start: (G + 1,) int64; group g owns order[start[g]:start[g + 1]].
+        slots: S; the first S rows of a group are taken.
 
     Returns:
         (G, S, C).
@@ -37,8 +37,9 @@ def pad_rows(rows: Tensor, order: Tensor, start: Tensor, slots: int) -> Tensor:
 def pad_rows_twin(rows: Tensor, order: Tensor, start: Tensor, slots: int) -> Tensor:
     """The definition of :func:`pad_rows`."""
     group, slot = _places(order, start)
+    fits = slot < slots
     out = rows.new_zeros(len(start) - 1, slots, rows.shape[1])
-    return out.index_put_((group, slot), rows[order])
+    return out.index_put_((group[fits], slot[fits]), rows[order[fits]])
 
 
 def _places(order: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,15 +54,18 @@ def _fake(rows: Tensor, order: Tensor, start: Tensor, slots: int) -> Tensor:
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    rows, order, start, _ = inputs
+    rows, order, start, ctx.slots = inputs
     ctx.rows = rows.shape[0]
     ctx.save_for_backward(order, start)
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     order, start = ctx.saved_tensors
+    group, slot = _places(order, start)
+    fits = (slot < ctx.slots)[:, None]
+    slope = torch.where(fits, gradient[group, slot.clamp(max=ctx.slots - 1)], 0.0)
     out = gradient.new_zeros(ctx.rows, gradient.shape[2])
-    return out.index_copy(0, order, gradient[_places(order, start)]), None, None, None
+    return out.index_copy(0, order, slope), None, None, None
 
 
 _op = define(

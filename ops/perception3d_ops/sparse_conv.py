@@ -80,7 +80,8 @@ def _checked(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> tuple[T
     check_tensor("weight", weight, shape, types=FLOATS, beside=features)
     check_tensor("kernel_map.table", kernel_map.table, ("K", "M"), beside=features)
     device = features.device.type
-    if torch.is_autocast_enabled(device):
+    # As PyTorch's own products do: double precision stays.
+    if torch.is_autocast_enabled(device) and torch.float64 not in (features.dtype, weight.dtype):
         dtype = torch.get_autocast_dtype(device)
         features, weight = features.to(dtype), weight.to(dtype)
     if features.dtype != weight.dtype:
@@ -191,6 +192,13 @@ _weight_gradient = define(
     _fake_weight_gradient,
 )
 define_gradient(_op, _backward, _keep)
+
+
+def _no_second_derivative(ctx: Any, gradient: Tensor) -> None:
+    raise NotImplementedError("the gradient of a sparse convolution's weight has no derivative")
+
+
+define_gradient(_weight_gradient, _no_second_derivative, lambda ctx, inputs, output: None)
 
 TRITON = "sparse_conv_triton"
 define_on_cuda(_op, triton_kernel(TRITON, "sparse_conv", sparse_conv_twin))

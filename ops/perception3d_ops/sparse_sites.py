@@ -16,6 +16,8 @@ from perception3d_ops.sparse_maps import Triple, sort_sites, strided_map, subman
 class SparseSites:
     """N occupied cells. Maps that start here are made once and kept as long as the sites live.
 
+    The constructor takes what is in order already; :meth:`of` sorts and checks.
+
     Attributes:
         index: (N, 4) int32 sample, z, y, x; each once, in lexicographic order.
         shape: cells along z, y, x.
@@ -84,6 +86,8 @@ class SparseSites:
         """
         if any(k % 2 == 0 for k in kernel):
             raise ValueError(f"a submanifold kernel must have odd sizes; found {kernel}")
+        check_triple("kernel", kernel, 1)
+        check_triple("dilation", dilation, 1)
         key = ("submanifold", kernel, dilation)
         if key not in self._maps:
             table = submanifold_table(self.index, self.shape, kernel, dilation)
@@ -105,6 +109,14 @@ class SparseSites:
         Raises:
             ValueError: the output grid has no cell.
         """
+        for name, triple, least in (
+            ("kernel", kernel, 1),
+            ("stride", stride, 1),
+            ("padding", padding, 0),
+            ("dilation", dilation, 1),
+            ("output_padding", output_padding, 0),
+        ):
+            check_triple(name, triple, least)
         sizes = zip(self.shape, kernel, stride, padding, dilation, output_padding)
         if transposed:
             shape = [(n - 1) * s - 2 * p + d * (k - 1) + 1 + o for n, k, s, p, d, o in sizes]
@@ -135,6 +147,12 @@ class SparseSites:
     def to(self, device: torch.device | str) -> SparseSites:
         """The same sites on another device, without maps."""
         return SparseSites(self.index.to(device), self.shape, self.batch_size)
+
+
+def check_triple(name: str, triple: Triple, least: int) -> None:
+    """Raise ValueError unless all three numbers (z, y, x) are at least ``least``."""
+    if len(triple) != 3 or min(triple) < least:
+        raise ValueError(f"{name} must be three numbers of {least} or more; found {tuple(triple)}")
 
 
 @dataclass(frozen=True)

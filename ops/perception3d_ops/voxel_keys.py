@@ -14,6 +14,9 @@ from perception3d_ops.library import define
 
 #: Keys of points that have no cell.
 OUTSIDE, NOT_FINITE = -1, -2
+#: Along an axis, float32 tells no more cells apart; in all, keys must not overflow in a batch of
+#: 2^15 samples.
+MOST_CELLS, MOST_KEYS = 2**24, 2**48
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,12 @@ class CellGrid:
             raise ValueError(
                 f"range_m must hold 6 numbers and cell_m 3; found {len(range_m)} and {len(cell_m)}"
             )
+        numbers = (*range_m, *cell_m)
+        # Not math.isfinite, which torch.compile cannot follow; NaN is less than nothing.
+        if not all(abs(number) < math.inf for number in numbers):
+            raise ValueError(
+                f"range and cells must be finite; found {tuple(range_m)}, {tuple(cell_m)}"
+            )
         low, high = ([float32(value) for value in part] for part in (range_m[:3], range_m[3:]))
         size = [float32(value) for value in cell_m]
         if min(size) <= 0:
@@ -55,6 +64,11 @@ class CellGrid:
         )
         if min(x, y, z) < 1:
             raise ValueError(f"range {tuple(range_m)} holds no cell of {tuple(cell_m)}")
+        if max(x, y, z) > MOST_CELLS or x * y * z > MOST_KEYS:
+            raise ValueError(
+                f"range {tuple(range_m)} holds {x} x {y} x {z} cells of {tuple(cell_m)}: more than "
+                f"{MOST_CELLS} along an axis, or than keys can number"
+            )
         return CellGrid((low[0], low[1], low[2]), (size[0], size[1], size[2]), (x, y, z))
 
     @property

@@ -61,7 +61,7 @@ class ImageLift(nn.Module):
         height, width = batch.images.shape[-2:]
         inside = (uv >= 0).all(dim=-1) & (uv[..., 0] < width) & (uv[..., 1] < height)
         sample, camera, point = (inside & (depth > NEAR_M)).nonzero(as_tuple=True)
-        at = uv[sample, camera, point] / uv.new_tensor((width / w, height / h)) - 0.5
+        at = uv[sample, camera, point] / images.stride - 0.5
         seen = _between(rows, (sample * cameras + camera) * (h * w), at, h, w)
         # Points of a cell follow one another, cell by cell.
         cells = shape[0] * shape[1]

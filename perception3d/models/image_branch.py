@@ -76,7 +76,7 @@ def resnet_branch(
     return ImageBranch(
         backbone=backbone,
         neck=CPFPN(backbone.channels, channels),
-        # Images that no stage halves unevenly need no padding.
+        # Published for strides of 16: maps whose coarser levels end unevenly are cut by the neck.
         normalize=ImageNormalize(multiple=16),
         grid_mask=GridMask() if grid_mask else None,
     )

@@ -56,6 +56,19 @@ def test_a_cell_reads_its_projection() -> None:
     assert seen >= 2
 
 
+def test_padded_images_keep_their_stride() -> None:
+    """Features of an image padded to more rows: their cells are as large as before."""
+    batch = small_batch()
+    assert batch.images is not None
+    samples, cameras, _, height, width = batch.images.shape
+    data = torch.rand(samples, cameras, 3, height // 4, width // 4)
+    padded = torch.nn.functional.pad(data, (0, 3, 0, 2))
+    lift = lift_of_places()
+    whole, more = (lift(ImageFeatures(maps, 4), batch, (20, 20)) for maps in (data, padded))
+    # Only what lies on the last half cell looks at the padding.
+    assert float(((whole - more).abs() < 1e-5).float().mean()) > 0.95 and whole.count_nonzero() > 0
+
+
 def test_gradients_reach_images_and_weights() -> None:
     batch = small_batch()
     assert batch.images is not None

@@ -106,9 +106,22 @@ def test_autocast_takes_its_type() -> None:
     features, weight, _ = tensors_for(found, (4, 4))
     with torch.autocast("cpu", torch.bfloat16):
         out = sparse_conv(features, weight, found)
+        double = sparse_conv(features.double(), weight.double(), found)
     assert out.dtype == torch.bfloat16
     want = sparse_conv(features.bfloat16(), weight.bfloat16(), found)
-    assert torch.equal(out, want)
+    assert torch.equal(out, want) and double.dtype == torch.float64
+
+
+def test_a_second_derivative_by_the_weight_is_refused() -> None:
+    found = MAPS["submanifold 3"](sites((3, 4, 4), 0.5, 1, 0))
+    features, weight, _ = tensors_for(found, (2, 2))
+    features.requires_grad_()
+    weight.requires_grad_()
+    out = sparse_conv(features, weight, found).square().sum()
+    by_features, by_weight = torch.autograd.grad(out, (features, weight), create_graph=True)
+    torch.autograd.grad(by_features.sum(), weight, retain_graph=True)
+    with pytest.raises(NotImplementedError, match="has no derivative"):
+        torch.autograd.grad(by_weight.sum(), features)
 
 
 @pytest.mark.parametrize("rectify", [True, False])

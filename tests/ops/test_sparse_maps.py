@@ -192,6 +192,8 @@ def test_bad_sites_are_named() -> None:
         SparseSites.of(good, (2, 3, 3), 1)
     with pytest.raises(ValueError, match="outside of batch"):
         SparseSites.of(torch.tensor([[1, 0, 0, 0]]), (2, 3, 3), 1)
+    with pytest.raises(ValueError, match=r"outside of batch x grid .*4294967297"):
+        SparseSites.of(torch.tensor([[0, 0, 0, 2**32 + 1]]), (4, 4, 4), 1)
     with pytest.raises(ValueError, match=r"index must have shape \(N, 4\); found \(2, 3\)"):
         SparseSites.of(good[:, 1:], (2, 3, 4), 1)
     with pytest.raises(ValueError, match=r"index must be torch.int32 or torch.int64"):
@@ -201,5 +203,14 @@ def test_bad_sites_are_named() -> None:
     places, _ = SparseSites.of(good, (2, 3, 4), 1)
     with pytest.raises(ValueError, match=r"odd sizes; found \(3, 2, 3\)"):
         places.submanifold((3, 2, 3))
+    for bad in ({"kernel": (-1, 1, 1)}, {"stride": (0, 1, 1)}, {"dilation": (1, 1, -1)}):
+        settings_ = {"kernel": (3, 3, 3), "stride": (1, 1, 1), "padding": (1, 1, 1)} | bad
+        with pytest.raises(ValueError, match=f"{next(iter(bad))} must be three numbers"):
+            places.strided(**settings_, transposed=True)
+    with pytest.raises(ValueError, match="dilation must be three numbers of 1 or more"):
+        places.submanifold((3, 3, 3), (1, 1, -1))
+    far = SparseSites(torch.tensor([[0, 1, 1, 10_000_000]], dtype=torch.int32), (4, 4, 4), 1)
+    with pytest.raises((RuntimeError, IndexError), match=r"outside of batch x grid|out of"):
+        far.strided((3, 3, 3), (2, 2, 2), (1, 1, 1))
     with pytest.raises(ValueError, match="has no output with kernel"):
         places.strided((3, 3, 3), (1, 1, 1), (0, 0, 0))

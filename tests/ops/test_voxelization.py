@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -73,8 +75,10 @@ def test_padding_equals_the_twin(counts: list[int], channels: int) -> None:
     for dtype in (torch.float32, torch.float64, torch.float16):
         got = pad_rows(rows.to(dtype), order, start, 5)
         assert torch.equal(got, pad_rows_twin(rows.to(dtype), order, start, 5))
+    assert torch.equal(pad_rows(rows, order, start, 2), pad_rows(rows, order, start, 5)[:, :2])
     wide = rows.double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda r: pad_rows(r, order, start, 5), (wide,))
+    for slots in (2, 5):
+        assert torch.autograd.gradcheck(lambda r, n=slots: pad_rows(r, order, start, n), (wide,))
 
 
 @pytest.mark.parametrize("channels", [3, 70])
@@ -226,6 +230,10 @@ def test_bad_input_is_named() -> None:
         voxel_keys(xyz, offsets.int(), grid)
     with pytest.raises(ValueError, match="must be on cpu; found meta"):
         voxel_keys(xyz, offsets.to("meta"), grid)
+    with pytest.raises(ValueError, match=r"must be finite; found \(0, 0, 0, inf"):
+        CellGrid.of((0, 0, 0, torch.inf, 1, 1), (1, 1, 1))
+    with pytest.raises(ValueError, match="more than 16777216 along an axis, or than keys"):
+        CellGrid.of((0, 0, 0, 3e6, 3e6, 3e6), (1, 1, 1))
     with pytest.raises(ValueError, match="positive sizes"):
         CellGrid.of(RANGE_M, (1, 0, 1))
     with pytest.raises(ValueError, match="holds no cell"):
@@ -238,12 +246,29 @@ def test_bad_input_is_named() -> None:
         reduce_rows(torch.zeros(2, 1), group_rows(torch.tensor([0, 1])), "median")
 
 
+def test_kernels_do_not_trust_offsets() -> None:
+    """Compiled graphs hand over what nobody checked."""
+    for module in ("box_nms", "circle_nms", "points_in_boxes"):
+        importlib.import_module(f"perception3d_ops.{module}")
+    key, bad = torch.zeros(5, dtype=torch.int64), torch.tensor([0, 50_000_000])
+    for op, arguments in (
+        ("hard_voxels", (key, bad, (4, 4, 4), 2, 2)),
+        ("points_in_boxes", (torch.zeros(5, 3), torch.zeros(1, 7), bad, torch.tensor([0, 1]))),
+        ("rotated_nms", (torch.zeros(5, 5), torch.zeros(5), key, bad, 0.5, 9, 9)),
+        ("circle_nms", (torch.zeros(5, 2), torch.zeros(5), key, bad, 0.5, 9, 9)),
+    ):
+        with pytest.raises((RuntimeError, IndexError)):
+            getattr(torch.ops.perception3d, op)(*arguments)
+
+
 def test_voxelization_has_the_same_bits_on_any_threads() -> None:
     xyz, offsets = cloud([5000, 0, 4000], 7)
     grid = CellGrid.of(RANGE_M, (0.1, 0.1, 0.2))
     assert_same_bits(lambda: voxel_keys(xyz, offsets, grid))
     key = voxel_keys(xyz, offsets, grid)
     op = torch.ops.perception3d.hard_voxels
+    groups, rows = group_rows(key), torch.randn(len(key), 5, generator=seeded(1))
+    assert_same_bits(lambda: pad_rows(rows, groups.order, groups.start, 3))
     assert_same_bits(lambda: op(key, offsets, grid.cells, 4, 800))
 
 
