@@ -15,10 +15,11 @@ from perception3d_ops.points_in_boxes import points_in_boxes, points_in_boxes_ma
 from torch import Tensor
 
 from benchmarks.peers import mmcv_ops
+from benchmarks.timing import Case
 from benchmarks.voxels import Ways
 
 
-def box_cases(points: Tensor) -> Iterator[tuple[str, Ways]]:
+def box_cases(points: Tensor) -> Iterator[Case]:
     """Cases and the ways to do them; boxes as a detector proposes them, in clusters."""
     device = points.device
     ops = mmcv_ops()
@@ -31,15 +32,12 @@ def box_cases(points: Tensor) -> Iterator[tuple[str, Ways]]:
             ways["mmcv"] = lambda b=boxes, s=scores: ops.nms_rotated(b, s, 0.2)
         kept = {name: len(np.asarray(_rows(way()))) for name, way in ways.items()}
         assert len(set(kept.values())) == 1, f"suppression differs: {kept}"
-        yield f"rotated NMS of {count} boxes", ways
+        yield Case(f"rotated NMS of {count} boxes", ways)
         centers = boxes[:, :2].contiguous()
-        yield (
-            f"circle NMS of {count} boxes",
-            {
-                "own": lambda c=centers, s=scores: circle_nms(c, s, 4.0),
-                **({"numba": _numba_circle(centers, scores, 4.0)} if device.type == "cpu" else {}),
-            },
-        )
+        circle: Ways = {"own": lambda c=centers, s=scores: circle_nms(c, s, 4.0)}
+        if device.type == "cpu":
+            circle["numba"] = _numba_circle(centers, scores, 4.0)
+        yield Case(f"circle NMS of {count} boxes", circle)
     left, _ = _proposals(500, device, seed=1)
     right, _ = _proposals(500, device, seed=2)
     overlap: Ways = {
@@ -48,7 +46,7 @@ def box_cases(points: Tensor) -> Iterator[tuple[str, Ways]]:
     }
     if ops is not None:
         overlap["mmcv"] = lambda: ops.box_iou_rotated(left, right)
-    yield "overlap of 500 x 500 boxes", overlap
+    yield Case("overlap of 500 x 500 boxes", overlap)
 
     boxes7 = _upright(80, device)
     xyz = points[:, :3].contiguous()
@@ -61,8 +59,8 @@ def box_cases(points: Tensor) -> Iterator[tuple[str, Ways]]:
         low = boxes7.clone()
         low[:, 2] -= low[:, 5] / 2
         mask["mmcv"] = lambda: ops.points_in_boxes_cpu(xyz[None], low[None])
-    yield f"first of 80 boxes for {len(xyz):,} points", first
-    yield f"mask of 80 boxes for {len(xyz):,} points", mask
+    yield Case(f"first of 80 boxes for {len(xyz):,} points", first)
+    yield Case(f"mask of 80 boxes for {len(xyz):,} points", mask)
 
 
 def _rows(kept: Any) -> Any:

@@ -14,8 +14,9 @@ from perception3d_ops.sparse_sites import KernelMap, SparseSites
 from torch import Tensor, nn
 
 from benchmarks.peers import spconv_or_none
+from benchmarks.timing import Case
 from benchmarks.voxels import RANGE_M, Ways
-from perception3d.backbones.voxels import SparseEncoder, mean_features
+from perception3d.backbones.voxels import SparseEncoder
 from perception3d.structures import BEVGrid, SparseVoxels
 
 SHAPE = (41, 1440, 1440)
@@ -38,7 +39,7 @@ class Voxels:
             max_voxels=160_000,
         )  # fmt: skip
         sites, order = SparseSites.of(found.index, SHAPE, 1)
-        features = mean_features(points, found)
+        features = found.mean(points[found.point])
         return Voxels(features if order is None else features[order], sites)
 
     def fresh(self) -> SparseSites:
@@ -46,39 +47,59 @@ class Voxels:
         return SparseSites(self.sites.index, SHAPE, 1)
 
 
-def layer_cases(voxels: Voxels) -> Iterator[tuple[str, Ways, float]]:
-    """Cases, the ways to do them, and the useful GFLOP of one."""
-    device = voxels.features.device
+def layer_cases(voxels: Voxels, dtype: torch.dtype = torch.float32) -> Iterator[Case]:
+    """Single layers, their kernel maps at hand or made each time."""
+    device, half = voxels.features.device, dtype != torch.float32
+    kind = "fp16 " if half else ""
     found = voxels.sites.submanifold(CUBE)
-    pairs = float((found.table >= 0).sum())
     for channels in (16, 32, 64, 128):
-        layer = _Layer(voxels, channels, channels, found)
-        gflop = 2e-9 * pairs * channels**2
-        yield f"SubM {channels}, map at hand", layer.forward_ways(cold=False), gflop
-        yield f"SubM {channels}, map made", layer.forward_ways(cold=True), gflop
-        yield f"SubM {channels}, backward", layer.backward_ways(), 2 * gflop
-    layer = _Layer(voxels, 16, 32, None)
+        layer = _Layer(voxels, channels, channels, found, dtype)
+        gflop, gbyte = _work(found, channels, channels, dtype)
+        for name, ways, times in (
+            ("map at hand", layer.forward_ways(cold=False), 1),
+            ("map made", layer.forward_ways(cold=True), 1),
+            ("backward", layer.backward_ways(), 2),
+        ):
+            title = f"{kind}SubM {channels}, {name}"
+            yield Case(title, ways, times * gflop, times * gbyte, half)
     strided = voxels.fresh().strided(CUBE, (2, 2, 2), (1, 1, 1))
-    gflop = 2e-9 * float((strided.table >= 0).sum()) * 16 * 32
-    yield "SparseConv 16 to 32, stride 2, map made", layer.forward_ways(cold=True), gflop
+    ways = _Layer(voxels, 16, 32, None, dtype).forward_ways(cold=True)
+    gflop, gbyte = _work(strided, 16, 32, dtype)
+    yield Case(f"{kind}SparseConv 16 to 32, stride 2, map made", ways, gflop, gbyte, half)
     if device.type == "cpu":
-        image = torch.randn(1, 64, 180, 180)
-        weight = torch.randn(64, 64, 3, 3)
-        dense = {"torch conv2d": lambda: nn.functional.conv2d(image, weight, padding=1)}
-        yield "for scale: conv2d 64 on 180 x 180", dense, 2e-9 * 180 * 180 * 9 * 64 * 64
+        image, weight = torch.randn(1, 64, 180, 180), torch.randn(64, 64, 3, 3)
+        dense: Ways = {"torch conv2d": lambda: nn.functional.conv2d(image, weight, padding=1)}
+        gflop = 2e-9 * 180 * 180 * 9 * 64 * 64
+        yield Case("for scale: conv2d 64 on 180 x 180", dense, gflop)
+
+
+def _work(
+    found: KernelMap, channels_in: int, channels_out: int, dtype: torch.dtype
+) -> tuple[float, float]:
+    """GFLOP of the pairs in a map; GB of rows read and written once, of the map and the weights."""
+    pairs = float((found.table >= 0).sum())
+    numbers = len(found.source) * channels_in + len(found.target) * channels_out
+    numbers += len(found.table) * channels_in * channels_out
+    traffic = numbers * torch.empty(0, dtype=dtype).element_size() + found.table.numel() * 4
+    return 2e-9 * pairs * channels_in * channels_out, 1e-9 * traffic
 
 
 class _Layer:
     """One convolution of Cin to Cout channels, ours and spconv's, with the same weights."""
 
     def __init__(
-        self, voxels: Voxels, channels_in: int, channels_out: int, found: KernelMap | None
+        self,
+        voxels: Voxels,
+        channels_in: int,
+        channels_out: int,
+        found: KernelMap | None,
+        dtype: torch.dtype,
     ) -> None:
         generator = torch.Generator().manual_seed(channels_out)
         rows = torch.randn(len(voxels.sites), channels_in, generator=generator)
         weight = torch.randn(27, channels_in, channels_out, generator=generator) / 20
         self.voxels, self.found = voxels, found
-        self.rows = rows.to(voxels.features.device)
+        self.rows = rows.to(voxels.features.device, dtype)
         self.weight = weight.to(self.rows)
         self.spconv = spconv_or_none(self.rows.device)
         self.peer = self._make_peer(channels_in, channels_out) if self.spconv else None
@@ -92,7 +113,7 @@ class _Layer:
         own = self.weight.view(*CUBE, channels_in, channels_out).permute(4, 0, 1, 2, 3)
         with torch.no_grad():
             layer.weight.copy_(own)
-        return layer.to(self.rows.device)
+        return layer.to(self.rows.device, self.rows.dtype)
 
     def _peer_input(self, rows: Tensor) -> Any:
         return self.spconv.SparseConvTensor(rows, self.voxels.sites.index, list(SHAPE), 1)
@@ -138,7 +159,7 @@ class _Layer:
     def backward_ways(self) -> Ways:
         """Ways to derive features and weights, with the map at hand."""
         found = self._map()
-        slope = torch.randn(len(found.target), self.weight.shape[2], device=self.rows.device)
+        slope = torch.randn(len(found.target), self.weight.shape[2]).to(self.rows)
 
         def derive(out: Tensor, *inputs: Tensor) -> Any:
             return torch.autograd.grad(out, inputs, slope, retain_graph=True)
@@ -154,11 +175,15 @@ class _Layer:
         return ways
 
 
-def encoder_cases(voxels: Voxels) -> Iterator[tuple[str, Ways, float]]:
-    """The published encoder, in evaluation and as a training step, maps and dense map included."""
+def encoder_cases(voxels: Voxels, dtype: torch.dtype = torch.float32) -> Iterator[Case]:
+    """The published encoder, in evaluation and as a training step, maps and dense map included.
+
+    In half precision by autocast.
+    """
+    half = dtype != torch.float32
     grid = BEVGrid((-54.0, 54.0), (-54.0, 54.0), (-5.0, 3.0), 0.075)
     torch.manual_seed(0)
-    encoder = SparseEncoder().to(voxels.features.device)
+    encoder = SparseEncoder(mixed=half).to(voxels.features.device)
     device = voxels.features.device
     peers = {}
     if spconv_or_none(device) is not None:
@@ -168,13 +193,16 @@ def encoder_cases(voxels: Voxels) -> Iterator[tuple[str, Ways, float]]:
     def start() -> SparseVoxels:
         return SparseVoxels(voxels.features, voxels.fresh(), grid)
 
+    def cast() -> torch.autocast:
+        return torch.autocast(device.type, dtype if half else torch.bfloat16, enabled=half)
+
     def own() -> Tensor:
-        with torch.no_grad():
+        with torch.no_grad(), cast():
             return encoder.eval()(start()).data
 
     def theirs(peer: nn.Module) -> Callable[[], Tensor]:
         def run() -> Tensor:
-            with torch.no_grad():
+            with torch.no_grad(), cast():
                 return peer.eval()(voxels.features, voxels.sites.index)
 
         return run
@@ -183,7 +211,9 @@ def encoder_cases(voxels: Voxels) -> Iterator[tuple[str, Ways, float]]:
         def run() -> None:
             model.train()
             model.zero_grad()
-            forward().square().mean().backward()
+            with cast():
+                loss = forward().float().square().mean()
+            loss.backward()
 
         return run
 
@@ -192,19 +222,13 @@ def encoder_cases(voxels: Voxels) -> Iterator[tuple[str, Ways, float]]:
     results = {name: way() for name, way in ways.items()}
     for name, result in results.items():
         difference = float((result - results["own"]).abs().max())
-        assert difference < 1e-4, f"{name} differs from ours by {difference}"
-    yield "encoder, evaluation", ways, gflop
-    yield (
-        "encoder, training step",
-        {
-            "own": step(encoder, lambda: encoder(start()).data),
-            **{
-                name: step(peer, lambda peer=peer: peer(voxels.features, voxels.sites.index))
-                for name, peer in peers.items()
-            },
-        },
-        3 * gflop,
-    )
+        assert difference < (0.1 if half else 1e-4), f"{name} differs from ours by {difference}"
+    kind = "fp16 " if half else ""
+    yield Case(f"{kind}encoder, evaluation", ways, gflop, half=half)
+    steps: Ways = {"own": step(encoder, lambda: encoder(start()).data)}
+    for name, peer in peers.items():
+        steps[name] = step(peer, lambda peer=peer: peer(voxels.features, voxels.sites.index))
+    yield Case(f"{kind}encoder, training step", steps, 3 * gflop, half=half)
 
 
 def _encoder_gflop(encoder: SparseEncoder, voxels: SparseVoxels) -> float:

@@ -29,6 +29,25 @@ class Measured:
     peak_mb: float
 
 
+@dataclass(frozen=True)
+class Case:
+    """One thing to do, and the ways to do it.
+
+    Attributes:
+        name: as printed.
+        ways: the first is ours.
+        gflop: useful arithmetic of one call, where it is counted.
+        gbyte: what one call must read and write at least.
+        half: whether numbers have two bytes, for peaks.
+    """
+
+    name: str
+    ways: dict[str, Callable[[], Any]]
+    gflop: float | None = None
+    gbyte: float | None = None
+    half: bool = False
+
+
 def compare(
     ways: dict[str, Callable[[], Any]], *, runs: int, device: str = "cpu"
 ) -> dict[str, Measured]:

@@ -15,6 +15,7 @@ from perception3d_ops.voxel_keys import CellGrid, voxel_keys, voxel_keys_twin
 from torch import Tensor
 
 from benchmarks.peers import mmcv_ops, spconv_or_none
+from benchmarks.timing import Case
 
 RANGE_M = (-54.0, -54.0, -5.0, 54.0, 54.0, 3.0)
 #: Cell, cap of points, cap of voxels.
@@ -25,14 +26,15 @@ SETTINGS = {
 Ways = dict[str, Callable[[], Any]]
 
 
-def voxel_cases(points: Tensor) -> Iterator[tuple[str, Ways]]:
+def voxel_cases(points: Tensor) -> Iterator[Case]:
     """Cases and the ways to do them."""
     xyz = points[:, :3]
     offsets = torch.tensor([0, len(points)], device=points.device)
     for name, (cell_m, max_points, max_voxels) in SETTINGS.items():
         grid = CellGrid.of(RANGE_M, cell_m)
-        yield f"hard {name}", _hard_ways(points, offsets, grid, cell_m, max_points, max_voxels)
-        yield f"dynamic {name}", _dynamic_ways(xyz, offsets, grid, cell_m)
+        hard = _hard_ways(points, offsets, grid, cell_m, max_points, max_voxels)
+        yield Case(f"hard {name}", hard)
+        yield Case(f"dynamic {name}", _dynamic_ways(xyz, offsets, grid, cell_m))
     yield from _reductions(points, offsets)
 
 
@@ -90,7 +92,7 @@ def _dynamic_ways(
     }
 
 
-def _reductions(points: Tensor, offsets: Tensor) -> Iterator[tuple[str, Ways]]:
+def _reductions(points: Tensor, offsets: Tensor) -> Iterator[Case]:
     grid = CellGrid.of(RANGE_M, SETTINGS["pillars 0.15, 20 points, 40k"][0])
     groups = group_rows(voxel_keys(points[:, :3], offsets, grid))
     inside = groups.of_row() >= 0
@@ -107,20 +109,14 @@ def _reductions(points: Tensor, offsets: Tensor) -> Iterator[tuple[str, Ways]]:
         index = segment[:, None].expand_as(rows)
         return rows.new_zeros(cells, 64).scatter_reduce_(0, index, rows, "amax", include_self=False)
 
-    yield (
-        "mean of 64 channels by pillar",
-        {
-            "own": lambda: reduce_rows(rows, groups, "mean"),
-            "torch index_add": add,
-        },
-    )
-    yield (
-        "maximum of 64 channels by pillar",
-        {
-            "own": lambda: reduce_rows(rows, groups, "max"),
-            "torch scatter_reduce": highest,
-        },
-    )
+    mean: Ways = {"own": lambda: reduce_rows(rows, groups, "mean"), "torch index_add": add}
+    gbyte = 1e-9 * (rows.numel() + cells * 64) * rows.element_size()
+    yield Case("mean of 64 channels by pillar", mean, gbyte=gbyte)
+    most: Ways = {
+        "own": lambda: reduce_rows(rows, groups, "max"),
+        "torch scatter_reduce": highest,
+    }
+    yield Case("maximum of 64 channels by pillar", most, gbyte=gbyte)
 
 
 def numba_voxels(

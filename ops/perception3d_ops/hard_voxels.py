@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from perception3d_ops.group_rows import Groups
 from perception3d_ops.library import define
 from perception3d_ops.pad_rows import pad_rows
+from perception3d_ops.reduce_rows import reduce_rows
 from perception3d_ops.voxel_keys import NOT_FINITE, OUTSIDE, CellGrid, unravel, voxel_keys
 
 
@@ -48,8 +50,17 @@ class HardVoxels:
 
     def padded(self, rows: Tensor, max_points: int) -> Tensor:
         """(V, max_points, C) rows (P, C) of the kept points in their slots, zeros elsewhere."""
-        start = torch.nn.functional.pad(self.count.cumsum(0), (1, 0))
-        return pad_rows(rows, self.point, start, max_points)
+        return pad_rows(rows, self.point, self._start(), max_points)
+
+    def mean(self, kept: Tensor) -> Tensor:
+        """(V, C) mean over each cell of the rows (K, C) of its kept points, in their order."""
+        number, rows = (
+            torch.arange(len(part), device=kept.device) for part in (self.count, self.point)
+        )
+        return reduce_rows(kept, Groups(number, rows, self._start(), len(rows)), "mean")
+
+    def _start(self) -> Tensor:
+        return torch.nn.functional.pad(self.count.cumsum(0), (1, 0))
 
 
 def hard_voxels(

@@ -163,8 +163,7 @@ def decorate(points: Tensor, voxels: HardVoxels, grid: BEVGrid) -> Tensor:
         y minus the pillar's centre, z minus the centre of the height band.
     """
     xyz = points[:, :3]
-    total = xyz.new_zeros(len(voxels.count), 3).index_add(0, voxels.voxel, xyz)
-    mean = total / voxels.count.unsqueeze(1)
+    mean = voxels.mean(xyz)
     return torch.cat(
         (points, xyz - mean[voxels.voxel], xyz - pillar_centers(voxels.index, grid)[voxels.voxel]),
         1,

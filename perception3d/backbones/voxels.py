@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from perception3d_ops.group_rows import Groups
-from perception3d_ops.hard_voxels import HardVoxels, hard_voxels
-from perception3d_ops.reduce_rows import reduce_rows
+from perception3d_ops.hard_voxels import hard_voxels
 from perception3d_ops.sparse_sites import SparseSites
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from perception3d.nn.sparse import SparseConv3d, SubMConv3d
 from perception3d.nn.sparse_blocks import SparseConvBlock, SparseResidualBlock
@@ -90,19 +87,12 @@ class VoxelEncoder(nn.Module):
             max_points=self.max_points,
             max_voxels=self.max_voxels[0 if self.training else 1],
         )
-        features = mean_features(points, voxels)
+        features = voxels.mean(points[voxels.point])
         if self.units is not None:
             features = features / self.units
         shape = (self.cells_z, grid.ny, grid.nx)
         sites, order = SparseSites.of(voxels.index, shape, len(offsets) - 1)
         return SparseVoxels(features if order is None else features[order], sites, grid)
-
-
-def mean_features(points: Tensor, voxels: HardVoxels) -> Tensor:
-    """(V, C) mean of the kept points of each voxel, of (P, C) points."""
-    number = torch.arange(len(voxels.count), device=points.device)
-    start = pad(voxels.count.cumsum(0), (1, 0))
-    return reduce_rows(points, Groups(number, voxels.point, start, len(points)), "mean")
 
 
 class SparseEncoder(nn.Module):

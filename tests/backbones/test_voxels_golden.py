@@ -8,7 +8,7 @@ from perception3d_ops.hard_voxels import hard_voxels
 from perception3d_ops.sparse_sites import SparseSites
 
 from perception3d.backbones.second import SECOND
-from perception3d.backbones.voxels import SparseEncoder, VoxelEncoder, mean_features
+from perception3d.backbones.voxels import SparseEncoder, VoxelEncoder
 from perception3d.engine.checkpoints import load_published
 from perception3d.nn.fpn import UpsampleConcatNeck
 from perception3d.structures import BEVGrid, SparseVoxels
@@ -113,7 +113,7 @@ def test_golden_voxel_means(name: str) -> None:
         }
         offsets = torch.tensor([0, len(points)])
         found = hard_voxels(points[:, :3], offsets, range_m=range_m, cell_m=cell_m, **settings)
-        means = mean_features(points, found)
+        means = found.mean(points[found.point])
         case.check(f"{cloud}.mean", means)
         low, high = range_m[:3], range_m[3:]
         grid = BEVGrid((low[0], high[0]), (low[1], high[1]), (low[2], high[2]), cell_m[0])
