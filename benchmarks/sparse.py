@@ -141,10 +141,8 @@ class _Layer:
             ways["twin (torch, gather mm scatter)"] = twin
         if self.peer is not None:
             peer = self.peer.eval()
-            known = self._peer_input(self.rows)
             with torch.no_grad():
-                known = known.replace_feature(self.rows)
-                peer(known)  # leaves its map there
+                known = peer(self._peer_input(self.rows))  # its output holds the map
 
             def theirs() -> Tensor:
                 start = self._peer_input(self.rows)
@@ -302,8 +300,9 @@ class _PeerEncoder(nn.Module):
             if role == "second":
                 features = features + before.features
             x = x.replace_feature(torch.relu_(features))
-        dense = x.dense()
-        return dense.flatten(1, 2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of how it indexes, which torch no longer likes
+            return x.dense().flatten(1, 2)
 
 
 def races(voxels: Voxels, repeats: int = 40) -> dict[str, int]:

@@ -242,9 +242,14 @@ def test_kernels_are_clean_under_sanitizers(tmp_path: Path) -> None:
         env=os.environ | {"PERCEPTION3D_SANITIZE": "1", "PERCEPTION3D_BUILD": "cpu"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    library = ["gcc", "-print-file-name=libasan.so"]
-    preload = subprocess.run(library, capture_output=True, text=True, check=True).stdout.strip()
-    # PyTorch and Python do not give all memory back, and throw through the preloaded library.
+    # The C++ library too: without it the sanitizer does not see exceptions pass.
+    preload = " ".join(
+        subprocess.run(
+            ["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in ("libasan.so", "libstdc++.so.6")
+    )
+    # PyTorch and Python do not give all memory back.
     options = {"ASAN_OPTIONS": "detect_leaks=0", "LD_PRELOAD": preload}
     path = f"{source / 'ops'}{os.pathsep}{ROOT}"
     rooms = ("sparse_conv", "sparse_maps", "voxelization", "hard_voxels", "box_nms", "box_overlap",
