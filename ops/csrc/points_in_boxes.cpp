@@ -124,77 +124,98 @@ void look_up(
   });
 }
 
+// What both ops take, checked and as kernels read it.
 template <class T>
-Tensor first_as(
-    Tensor points, Tensor boxes, Tensor point_offsets, Tensor box_offsets, ScalarType type) {
-  points = as_type(points, type);
-  point_offsets = dense(point_offsets);
-  box_offsets = dense(box_offsets);
-  check_offsets(point_offsets, points.size(0), "points_in_boxes");
-  check_offsets(box_offsets, boxes.size(0), "points_in_boxes");
-  STD_TORCH_CHECK(point_offsets.size(0) == box_offsets.size(0), "points_in_boxes: other samples");
-  const Tensor ready = prepared(boxes, "points_in_boxes");
-  const int64_t count = points.size(0), samples = point_offsets.size(0) - 1;
-  const T* xyz = points.const_data_ptr<T>();
-  const auto* starts = point_offsets.const_data_ptr<int64_t>();
-  const auto* box_starts = box_offsets.const_data_ptr<int64_t>();
-  Tensor out = new_tensor(points, {count}, ScalarType::Long);
+struct Request {
+  Tensor points, boxes, point_offsets, box_offsets;  // boxes prepared
+
+  Request(
+      const Tensor& xyz, const Tensor& rows, const Tensor& starts, const Tensor& box_starts,
+      ScalarType type, const char* op)
+      : points(as_type(xyz, type)),
+        boxes(prepared(rows, op)),
+        point_offsets(dense(starts)),
+        box_offsets(dense(box_starts)) {
+    check_offsets(point_offsets, points.size(0), op);
+    check_offsets(box_offsets, boxes.size(0), op);
+    STD_TORCH_CHECK(point_offsets.size(0) == box_offsets.size(0), op, ": other samples");
+  }
+  const T* xyz() const { return points.const_data_ptr<T>(); }
+  const int64_t* starts() const { return point_offsets.const_data_ptr<int64_t>(); }
+  const int64_t* box_starts() const { return box_offsets.const_data_ptr<int64_t>(); }
+  int64_t samples() const { return point_offsets.size(0) - 1; }
+};
+
+template <class T>
+Tensor first_of(const Request<T>& asked) {
+  const int64_t count = asked.points.size(0);
+  const UprightBox* boxes = boxes_of(asked.boxes);
+  Tensor out = new_tensor(asked.points, {count}, ScalarType::Long);
   int64_t* first = out.mutable_data_ptr<int64_t>();
-  if (points.is_cuda()) {
-    const FirstBox<T> functor{xyz, boxes_of(ready), starts, box_starts, samples, first};
-    for_each(points, count, 1, functor, P3D_LAUNCHER(first_box_cuda), "points_in_boxes");
+  if (asked.points.is_cuda()) {
+    const FirstBox<T> functor{asked.xyz(),        boxes,           asked.starts(),
+                              asked.box_starts(), asked.samples(), first};
+    for_each(asked.points, count, 1, functor, P3D_LAUNCHER(first_box_cuda), "points_in_boxes");
     return out;
   }
   std::fill(first, first + count, -1);
-  look_up(xyz, starts, boxes_of(ready), box_starts, samples, [&](int64_t point, int64_t box) {
-    first[point] = box;
-    return true;
-  });
+  look_up(
+      asked.xyz(), asked.starts(), boxes, asked.box_starts(), asked.samples(),
+      [&](int64_t point, int64_t box) {
+        first[point] = box;
+        return true;
+      });
   return out;
 }
 
 template <class T>
-Tensor mask_as(
-    Tensor points, Tensor boxes, Tensor point_offsets, Tensor box_offsets, ScalarType type) {
-  points = as_type(points, type);
-  point_offsets = dense(point_offsets);
-  box_offsets = dense(box_offsets);
-  check_offsets(point_offsets, points.size(0), "points_in_boxes");
-  check_offsets(box_offsets, boxes.size(0), "points_in_boxes");
-  STD_TORCH_CHECK(point_offsets.size(0) == box_offsets.size(0), "points_in_boxes: other samples");
-  const Tensor ready = prepared(boxes, "points_in_boxes_mask");
-  const int64_t count = points.size(0), columns = boxes.size(0);
-  const int64_t samples = point_offsets.size(0) - 1;
-  const T* xyz = points.const_data_ptr<T>();
-  const auto* starts = point_offsets.const_data_ptr<int64_t>();
-  const auto* box_starts = box_offsets.const_data_ptr<int64_t>();
-  if (points.is_cuda()) {
-    Tensor out = new_tensor(points, {count, columns}, ScalarType::Bool);
+Tensor mask_of(const Request<T>& asked) {
+  const int64_t count = asked.points.size(0), columns = asked.boxes.size(0);
+  const UprightBox* boxes = boxes_of(asked.boxes);
+  if (asked.points.is_cuda()) {
+    Tensor out = new_tensor(asked.points, {count, columns}, ScalarType::Bool);
     const BoxMask<T> functor{
-        xyz, boxes_of(ready), starts, box_starts, samples, columns, out.mutable_data_ptr<bool>()};
+        asked.xyz(),
+        boxes,
+        asked.starts(),
+        asked.box_starts(),
+        asked.samples(),
+        columns,
+        out.mutable_data_ptr<bool>()};
     for_each(
-        points, count * columns, 1, functor, P3D_LAUNCHER(box_mask_cuda), "points_in_boxes_mask");
+        asked.points, count * columns, 1, functor, P3D_LAUNCHER(box_mask_cuda),
+        "points_in_boxes_mask");
     return out;
   }
-  Tensor out = torch::stable::new_zeros(points, {count, columns}, ScalarType::Bool);
+  Tensor out = torch::stable::new_zeros(asked.points, {count, columns}, ScalarType::Bool);
   bool* mask = out.mutable_data_ptr<bool>();
-  look_up(xyz, starts, boxes_of(ready), box_starts, samples, [&](int64_t point, int64_t box) {
-    mask[point * columns + box] = true;
-    return false;
-  });
+  look_up(
+      asked.xyz(), asked.starts(), boxes, asked.box_starts(), asked.samples(),
+      [&](int64_t point, int64_t box) {
+        mask[point * columns + box] = true;
+        return false;
+      });
   return out;
 }
 
 Tensor points_in_boxes(Tensor points, Tensor boxes, Tensor point_offsets, Tensor box_offsets) {
   if (points.scalar_type() == ScalarType::Double)
-    return first_as<double>(points, boxes, point_offsets, box_offsets, ScalarType::Double);
-  return first_as<float>(points, boxes, point_offsets, box_offsets, ScalarType::Float);
+    return first_of(
+        Request<double>(
+            points, boxes, point_offsets, box_offsets, ScalarType::Double, "points_in_boxes"));
+  return first_of(
+      Request<float>(
+          points, boxes, point_offsets, box_offsets, ScalarType::Float, "points_in_boxes"));
 }
 
 Tensor points_in_boxes_mask(Tensor points, Tensor boxes, Tensor point_offsets, Tensor box_offsets) {
   if (points.scalar_type() == ScalarType::Double)
-    return mask_as<double>(points, boxes, point_offsets, box_offsets, ScalarType::Double);
-  return mask_as<float>(points, boxes, point_offsets, box_offsets, ScalarType::Float);
+    return mask_of(
+        Request<double>(
+            points, boxes, point_offsets, box_offsets, ScalarType::Double, "points_in_boxes_mask"));
+  return mask_of(
+      Request<float>(
+          points, boxes, point_offsets, box_offsets, ScalarType::Float, "points_in_boxes_mask"));
 }
 
 }  // namespace

@@ -46,13 +46,11 @@ std::tuple<Tensor, Tensor> reduce_as(
   STD_TORCH_CHECK(rows.size(0) < (int64_t{1} << 31), "more than 2^31 rows");
   Tensor out = new_tensor(rows, {groups, channels}, type);
   Tensor source = new_tensor(rows, {with_source ? groups : 0, channels}, ScalarType::Int);
-  const int64_t width = 1;  // a warp reads neighbouring channels
   const ReduceRows<T> functor{
       rows.const_data_ptr<T>(),
       order.const_data_ptr<int64_t>(),
       start.const_data_ptr<int64_t>(),
       channels,
-      width,
       reduction,
       out.mutable_data_ptr<T>(),
       with_source ? source.mutable_data_ptr<int32_t>() : nullptr};

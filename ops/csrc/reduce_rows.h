@@ -1,6 +1,6 @@
-// Rows of a group to one row, and the gradient back. One call of a functor handles `width` channels
-// of one group: all of them on the CPU (so that the loop over channels is vectorised), one on CUDA
-// (so that a warp reads neighbouring channels).
+// Rows of a group to one row, and the gradient back. On CUDA one call of a functor handles one
+// channel of one group, so that a warp reads neighbouring channels; on the CPU all channels are
+// handled together, so that the loop over them is vectorised.
 #pragma once
 
 #include "common.h"
@@ -14,20 +14,17 @@ struct ReduceRows {
   const T* rows;         // (R, channels)
   const int64_t* order;  // (K) rows by group, ascending in each
   const int64_t* start;  // (G + 1)
-  int64_t channels, width;
+  int64_t channels;
   Reduction reduction;
   T* out;           // (G, channels)
   int32_t* source;  // (G, channels) row that holds the maximum; null where nobody asks for it
 
   P3D_HOST_DEVICE void operator()(int64_t task) const {
-    const int64_t tasks_of_group = (channels + width - 1) / width;
-    const int64_t group = task / tasks_of_group;
-    const int64_t first = (task % tasks_of_group) * width;
-    const int64_t last = first + width < channels ? first + width : channels;
-    begin_group(group, first, last);
+    const int64_t group = task / channels, c = task % channels;
+    begin_group(group, c, c + 1);
     for (int64_t i = start[group] + 1; i < start[group + 1]; ++i)
-      add_row(group, order[i], first, last);
-    end_group(group, first, last);
+      add_row(group, order[i], c, c + 1);
+    end_group(group, c, c + 1);
   }
 
   // The first row of a group.

@@ -23,7 +23,7 @@ constexpr std::array<uint64_t, 256> lanes_of_masks() {
 }
 constexpr std::array<uint64_t, 256> kLanesOfMask = lanes_of_masks();
 
-int compact(const int32_t* table, int count, int32_t* source, int32_t* target) {
+int compact_vectors(const int32_t* table, int count, int32_t* source, int32_t* target, int* total) {
   int found = 0, i = 0;
   __m256i places = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   for (; i + 8 <= count; i += 8, places = _mm256_add_epi32(places, _mm256_set1_epi32(8))) {
@@ -38,18 +38,14 @@ int compact(const int32_t* table, int count, int32_t* source, int32_t* target) {
         reinterpret_cast<__m256i*>(target + found), _mm256_permutevar8x32_epi32(places, lanes));
     found += __builtin_popcount(mask);
   }
-  for (; i < count; ++i) {
-    source[found] = table[i];
-    target[found] = i;
-    found += table[i] >= 0;
-  }
-  return found;
+  *total += found;
+  return i;
 }
 
 }  // namespace
 }  // namespace perception3d
 
-#define P3D_OWN_COMPACT
+#define P3D_VECTOR_COMPACT
 #define P3D_NAME "avx2"
 #define P3D_GEMM kRowGemmAvx2
 #define P3D_LANES 8

@@ -12,7 +12,7 @@
 namespace perception3d {
 namespace {
 
-int compact(const int32_t* table, int count, int32_t* source, int32_t* target) {
+int compact_vectors(const int32_t* table, int count, int32_t* source, int32_t* target, int* total) {
   int found = 0, i = 0;
   __m512i places = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   for (; i + 16 <= count; i += 16, places = _mm512_add_epi32(places, _mm512_set1_epi32(16))) {
@@ -22,18 +22,14 @@ int compact(const int32_t* table, int count, int32_t* source, int32_t* target) {
     _mm512_storeu_si512(target + found, _mm512_maskz_compress_epi32(kept, places));
     found += __builtin_popcount(kept);
   }
-  for (; i < count; ++i) {
-    source[found] = table[i];
-    target[found] = i;
-    found += table[i] >= 0;
-  }
-  return found;
+  *total += found;
+  return i;
 }
 
 }  // namespace
 }  // namespace perception3d
 
-#define P3D_OWN_COMPACT
+#define P3D_VECTOR_COMPACT
 #define P3D_NAME "avx512"
 #define P3D_GEMM kRowGemmAvx512
 #define P3D_LANES 16

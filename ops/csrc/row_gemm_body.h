@@ -1,7 +1,8 @@
 // Body of row_gemm_{base,avx2,avx512}.cpp. Before including it they define P3D_LANES (floats in a
 // vector), P3D_ROWS (rows worked on together) and P3D_GEMM (the constant to define), include every
 // system header that is used here, and switch the compiler to their instruction set. With
-// P3D_OWN_COMPACT they bring their own compact().
+// P3D_VECTOR_COMPACT they bring compact_vectors(), which does the part of compact() that fills
+// whole vectors, adds to `found` and returns where it stopped.
 
 namespace perception3d {
 namespace {
@@ -19,17 +20,18 @@ inline void store(float* to, Vector value) {
   *reinterpret_cast<Vector*>(to) = value;
 }
 
-#ifndef P3D_OWN_COMPACT
 int compact(const int32_t* table, int count, int32_t* source, int32_t* target) {
-  int found = 0;
-  for (int i = 0; i < count; ++i) {
+  int found = 0, i = 0;
+#ifdef P3D_VECTOR_COMPACT
+  i = compact_vectors(table, count, source, target, &found);
+#endif
+  for (; i < count; ++i) {
     source[found] = table[i];
     target[found] = i;
     found += table[i] >= 0;
   }
   return found;
 }
-#endif
 
 void multiply(
     const float* features, int64_t channels, const int32_t* source, const int32_t* target,

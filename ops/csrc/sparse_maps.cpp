@@ -225,14 +225,8 @@ std::tuple<Tensor, Tensor, Tensor> map_with(
   Tensor table = new_tensor(index, {taps, count}, ScalarType::Int);
   Tensor back = new_tensor(index, {taps, sites}, ScalarType::Int);
   int32_t* out = out_index.mutable_data_ptr<int32_t>();
-  const int64_t* shape = steps.shape;
   ranks.for_each([&](int64_t cell) {
-    out[3] = static_cast<int32_t>(cell % shape[2]);
-    cell /= shape[2];
-    out[2] = static_cast<int32_t>(cell % shape[1]);
-    cell /= shape[1];
-    out[1] = static_cast<int32_t>(cell % shape[0]);
-    out[0] = static_cast<int32_t>(cell / shape[0]);
+    write_site(cell, steps.shape, out);
     out += 4;
   });
   int32_t* to = table.mutable_data_ptr<int32_t>();
@@ -257,14 +251,14 @@ std::tuple<Tensor, Tensor, Tensor> strided_map(
     std::vector<int64_t> dilation, bool transposed) {
   index = dense(index);
   check_sites(index, batch_size, in_shape);
-  TapStep step;
   int64_t size[3], cells_in[3];
   copy_triple(in_shape, cells_in, "in_shape");
+  copy_triple(kernel, size, "kernel");
+  TapStep step;
   copy_triple(out_shape, step.out_shape, "out_shape");
   copy_triple(stride, step.stride, "stride");
   copy_triple(padding, step.padding, "padding");
   copy_triple(dilation, step.dilation, "dilation");
-  copy_triple(kernel, size, "kernel");
   step.transposed = transposed;
   const Steps steps{
       AxisSteps(step, 0, cells_in[0], size[0]),

@@ -51,6 +51,15 @@ struct SubmanifoldTable {
   }
 };
 
+// Writes a cell, numbered ((sample nz + z) ny + y) nx + x, as sample, z, y, x.
+P3D_HOST_DEVICE void write_site(int64_t cell, const int64_t* shape, int32_t* to) {
+  for (int axis = 2; axis >= 0; --axis) {
+    to[axis + 1] = static_cast<int32_t>(cell % shape[axis]);
+    cell /= shape[axis];
+  }
+  to[0] = static_cast<int32_t>(cell);
+}
+
 // Output cell that an input feeds through a tap.
 struct TapStep {
   int64_t out_shape[3], stride[3], padding[3], dilation[3];

@@ -99,14 +99,8 @@ struct EmitSites {
 
   P3D_HOST_DEVICE void operator()(int64_t word) const {
     for (uint64_t rest = row.words[word]; rest != 0; rest &= rest - 1) {
-      int64_t cell = word * kWordBits + lowest_bit(rest);
-      int32_t* to = index + 4 * static_cast<int64_t>(row(cell));
-      to[3] = static_cast<int32_t>(cell % shape[2]);
-      cell /= shape[2];
-      to[2] = static_cast<int32_t>(cell % shape[1]);
-      cell /= shape[1];
-      to[1] = static_cast<int32_t>(cell % shape[0]);
-      to[0] = static_cast<int32_t>(cell / shape[0]);
+      const int64_t cell = word * kWordBits + lowest_bit(rest);
+      write_site(cell, shape, index + 4 * static_cast<int64_t>(row(cell)));
     }
   }
 };

@@ -9,11 +9,10 @@ from perception3d_ops.checks import check_tensor
 from perception3d_ops.library import define
 from perception3d_ops.suppression import (
     Ranking,
+    by_bits,
     fake_bits,
     fake_kept,
-    kept_of,
     pack_bits,
-    rank_rows,
     request,
 )
 
@@ -56,22 +55,6 @@ def rotated_nms(
     return _op(boxes.detach(), *asked)
 
 
-def rotated_nms_by_bits(
-    boxes: Tensor,
-    scores: Tensor,
-    labels: Tensor,
-    offsets: Tensor,
-    threshold: float,
-    pre_limit: int,
-    post_limit: int,
-) -> Tensor:
-    """The definition of :func:`rotated_nms`, and how it is done without a kernel for the whole."""
-    ranking = rank_rows(scores, offsets, pre_limit)
-    order, first, alive, words = ranking
-    bits = _bits(boxes[order], labels[order], first, alive, threshold, words)
-    return kept_of(ranking, bits, offsets, post_limit)
-
-
 def rotated_bits_twin(
     boxes: Tensor, labels: Tensor, first: Tensor, alive: Tensor, threshold: float, words: int
 ) -> Tensor:
@@ -86,6 +69,8 @@ _bits = define(
     rotated_bits_twin,
     fake_bits,
 )
+#: The definition of :func:`rotated_nms`, and how it is done without a kernel for the whole.
+rotated_nms_by_bits = by_bits(_bits)
 _op = define(
     "rotated_nms(Tensor boxes, Tensor scores, Tensor labels, Tensor offsets, float threshold, "
     "int pre_limit, int post_limit) -> Tensor",

@@ -9,11 +9,10 @@ from perception3d_ops.checks import check_tensor
 from perception3d_ops.library import define
 from perception3d_ops.suppression import (
     Ranking,
+    by_bits,
     fake_bits,
     fake_kept,
-    kept_of,
     pack_bits,
-    rank_rows,
     request,
 )
 
@@ -58,22 +57,6 @@ def circle_nms(
     return _op(centers.detach(), *asked)
 
 
-def circle_nms_by_bits(
-    centers: Tensor,
-    scores: Tensor,
-    labels: Tensor,
-    offsets: Tensor,
-    threshold_sq: float,
-    pre_limit: int,
-    post_limit: int,
-) -> Tensor:
-    """The definition of :func:`circle_nms`, and how it is done without a kernel for the whole."""
-    ranking = rank_rows(scores, offsets, pre_limit)
-    order, first, alive, words = ranking
-    bits = _bits(centers[order], labels[order], first, alive, threshold_sq, words)
-    return kept_of(ranking, bits, offsets, post_limit)
-
-
 def circle_bits_twin(
     centers: Tensor, labels: Tensor, first: Tensor, alive: Tensor, threshold_sq: float, words: int
 ) -> Tensor:
@@ -89,6 +72,8 @@ _bits = define(
     circle_bits_twin,
     fake_bits,
 )
+#: The definition of :func:`circle_nms`, and how it is done without a kernel for the whole.
+circle_nms_by_bits = by_bits(_bits)
 _op = define(
     "circle_nms(Tensor centers, Tensor scores, Tensor labels, Tensor offsets, float threshold_sq, "
     "int pre_limit, int post_limit) -> Tensor",

@@ -34,9 +34,14 @@ class Groups:
 
     def of_row(self) -> Tensor:
         """(R,) int64 group of each row, -1 where it has none."""
-        numbers = torch.arange(len(self.key), device=self.key.device)
         group = self.key.new_full((self.rows,), -1)
-        return group.index_copy_(0, self.order, numbers.repeat_interleave(self.count))
+        return group.index_copy_(0, self.order, group_of_order(self.order, self.start))
+
+
+def group_of_order(order: Tensor, start: Tensor) -> Tensor:
+    """(K,) int64 group of each entry of ``order``; both as in :class:`Groups`."""
+    numbers = torch.arange(len(start) - 1, device=start.device)
+    return numbers.repeat_interleave(start.diff(), output_size=len(order))
 
 
 def group_rows(key: Tensor) -> Groups:

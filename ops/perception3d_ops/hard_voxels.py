@@ -31,22 +31,29 @@ class HardVoxels:
         count: (V,) int64 points kept, >= 1; they are rows count.cumsum() - count ... of ``point``.
         point: (K,) int64 row of each kept point in the input.
         voxel: (K,) int64 cell of each kept point, ascending.
-        outside: () int64 points outside of the grid.
-        not_finite: () int64 points with a coordinate that is NaN or infinite. Both kinds are left
-            out; points of full cells, and of cells beyond the cap, are not counted here.
+        key: (P,) int64 cell of each point, see :func:`~perception3d_ops.voxel_keys.voxel_keys`.
     """
 
     index: Tensor
     count: Tensor
     point: Tensor
     voxel: Tensor
-    outside: Tensor
-    not_finite: Tensor
+    key: Tensor
+
+    @property
+    def outside(self) -> Tensor:
+        """() int64 finite points outside of the grid; points beyond caps are not among them."""
+        return (self.key == OUTSIDE).sum()
+
+    @property
+    def not_finite(self) -> Tensor:
+        """() int64 points with a coordinate that is NaN or infinite."""
+        return (self.key == NOT_FINITE).sum()
 
     def slots(self) -> Tensor:
         """(K,) int64 place of each kept point inside its cell."""
-        start = self.count.cumsum(0) - self.count
-        return torch.arange(len(self.point), device=self.point.device) - start[self.voxel]
+        places = torch.arange(len(self.point), device=self.point.device)
+        return places - self._start()[self.voxel]
 
     def padded(self, rows: Tensor, max_points: int) -> Tensor:
         """(V, max_points, C) rows (P, C) of the kept points in their slots, zeros elsewhere."""
@@ -99,8 +106,7 @@ def hard_voxels(
     grid = CellGrid.of(range_m, cell_m)
     key = voxel_keys(xyz, offsets, grid)
     index, count, point, voxel = _op(key, offsets, list(grid.cells), max_points, max_voxels)
-    outside, not_finite = (key == OUTSIDE).sum(), (key == NOT_FINITE).sum()
-    return HardVoxels(index, count, point, voxel, outside, not_finite)
+    return HardVoxels(index, count, point, voxel, key)
 
 
 def hard_voxels_twin(

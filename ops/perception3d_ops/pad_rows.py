@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from perception3d_ops.checks import check_tensor
+from perception3d_ops.group_rows import group_of_order
 from perception3d_ops.library import define, define_gradient
 
 
@@ -44,8 +45,7 @@ def pad_rows_twin(rows: Tensor, order: Tensor, start: Tensor, slots: int) -> Ten
 
 def _places(order: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
     """(K,) group and slot of each row of ``order``."""
-    numbers = torch.arange(len(start) - 1, device=start.device)
-    group = numbers.repeat_interleave(start.diff(), output_size=len(order))
+    group = group_of_order(order, start)
     return group, torch.arange(len(order), device=start.device) - start[group]
 
 

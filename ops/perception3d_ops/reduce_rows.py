@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from perception3d_ops.checks import check_tensor
-from perception3d_ops.group_rows import Groups
+from perception3d_ops.group_rows import Groups, group_of_order
 from perception3d_ops.library import define, define_gradient
 
 Reduction = Literal["sum", "mean", "max"]
@@ -45,7 +45,7 @@ def reduce_rows_twin(
 ) -> tuple[Tensor, Tensor]:
     """The definition of :func:`reduce_rows`: results, and the rows (G, C) int32 of maxima."""
     count = start.diff()
-    group = torch.arange(len(count), device=rows.device).repeat_interleave(count)
+    group = group_of_order(order, start)
     wide = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
     sorted_rows = wide[order]
     index = group[:, None].expand_as(sorted_rows)

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from perception3d_ops.library import define, define_on_cuda
+from perception3d_ops.voxel_keys import unravel
 
 Triple = tuple[int, int, int]
 #: Output cells of which CUDA keeps a bit each.
@@ -164,10 +165,7 @@ def strided_map_twin(
         fed = (row >= 0).nonzero().squeeze(1)
         table[tap, row[fed].long()] = fed.int()
     nz, ny, nx = out_shape
-    rest, x = touched // nx, touched % nx
-    rest, y = rest // ny, rest % ny
-    sites = torch.stack((rest // nz, rest % nz, y, x), dim=1).int()
-    return sites, table, torch.stack(back)
+    return unravel(touched, (nx, ny, nz)).int(), table, torch.stack(back)
 
 
 def _fake_submanifold(

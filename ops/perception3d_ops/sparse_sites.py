@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from perception3d_ops.checks import check_tensor
-from perception3d_ops.sparse_maps import Triple, sort_sites, strided_map, submanifold_table
+from perception3d_ops.sparse_maps import (
+    Triple,
+    site_keys,
+    sort_sites,
+    strided_map,
+    submanifold_table,
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,10 @@ class SparseSites:
 
     def __len__(self) -> int:
         return self.index.shape[0]
+
+    def keys(self) -> Tensor:
+        """(N,) int64 number of each site's cell in the batch, ((sample nz + z) ny + y) nx + x."""
+        return site_keys(self.index, self.shape)
 
     @staticmethod
     def of(

@@ -8,6 +8,7 @@ three steps without a loop over rows on the host: sort, a bit for each pair, swe
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -105,6 +106,30 @@ def kept_of(ranking: Ranking, bits: Tensor, offsets: Tensor, post_limit: int) ->
         before = kept.cumsum(0) - kept.long()
         kept = kept & (before - before[ranking.first] < post_limit)
     return ranking.order[kept]
+
+
+def by_bits(compare: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A suppression from the op that compares its sorted rows, such as ``rotated_bits``.
+
+    Returns:
+        The function of rows and the fields of :class:`Request` that gives the kept rows.
+    """
+
+    def suppress(
+        rows: Tensor,
+        scores: Tensor,
+        labels: Tensor,
+        offsets: Tensor,
+        threshold: float,
+        pre_limit: int,
+        post_limit: int,
+    ) -> Tensor:
+        ranking = rank_rows(scores, offsets, pre_limit)
+        order, first, alive, words = ranking
+        bits = compare(rows[order], labels[order], first, alive, threshold, words)
+        return kept_of(ranking, bits, offsets, post_limit)
+
+    return suppress
 
 
 def pack_bits(hit: Tensor, ranking: Ranking, labels: Tensor) -> Tensor:

@@ -125,7 +125,7 @@ class HeatmapQueries(nn.Module):
         self.class_log_size = nn.Parameter(sizes.log())
         self.lift = None
         if bev_queries and lifted_channels:
-            self.lift = ImageLift(channels=channels, lifted=lifted_channels, grid=grid)
+            self.lift = ImageLift(channels=channels, lifted=lifted_channels)
         if bev_queries:
             bev_channels = channels if bev_channels is None else bev_channels
             bev_channels += lifted_channels
@@ -207,11 +207,11 @@ class HeatmapQueries(nn.Module):
     ) -> BEVFeatures:
         if self.lift is None:
             return bev
-        shape = bev.data.shape[-2:]
         if images is None:
+            shape = bev.data.shape[-2:]
             lifted = bev.data.new_zeros(len(bev.data), self.lift.lifted, *shape)
         else:
-            lifted = self.lift(images, batch, shape)
+            lifted = self.lift(images, batch, bev.grid)
         return BEVFeatures(torch.cat((bev.data, lifted.to(bev.data.dtype)), dim=1), bev.grid)
 
     def _from_bev(self, bev: BEVFeatures, maps: dict[str, Tensor]) -> _Found:

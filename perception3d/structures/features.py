@@ -90,9 +90,7 @@ class SparseVoxels:
     def dense(self) -> Tensor:
         """(B, C, nz, ny, nx), zero where no site is; the gradient is gathered from there."""
         (nz, ny, nx), batch = self.sites.shape, self.sites.batch_size
-        sample, z, y, x = self.sites.index.long().unbind(1)
-        cell = ((sample * nz + z) * ny + y) * nx + x
-        canvas = to_canvas(self.features, cell, batch * nz * ny * nx)
+        canvas = to_canvas(self.features, self.sites.keys(), batch * nz * ny * nx)
         return canvas.view(batch, nz, ny, nx, self.features.shape[1]).permute(0, 4, 1, 2, 3)
 
     def bev(self) -> Tensor:

@@ -63,10 +63,8 @@ class PillarCase:
         load_published(self.encoder, case.weights(), prefix="lidar.encoder.")
         valid = torch.arange(self.slots.shape[1]) < self.count[:, None]
         pillar = valid.nonzero()[:, 0]
-        none = torch.tensor(0)
-        self.voxels = HardVoxels(
-            coors, self.count, torch.arange(len(pillar)), pillar, outside=none, not_finite=none
-        )
+        rows = torch.arange(len(pillar))
+        self.voxels = HardVoxels(coors, self.count, rows, pillar, key=pillar)
         self.points = self.slots[valid]
 
     def ragged(self) -> Tensor:

@@ -13,7 +13,7 @@ GRID = BEVGrid((-20.0, 20.0), (-20.0, 20.0), (-5.0, 3.0), 1.0)
 
 def lift_of_places(lifted: int = 3) -> ImageLift:
     """Passes on three channels as they are: x and y of the pixel, and the camera, all positive."""
-    lift = ImageLift(channels=3, lifted=lifted, grid=GRID, heights_m=(-1.0,)).eval()
+    lift = ImageLift(channels=3, lifted=lifted, heights_m=(-1.0,)).eval()
     with torch.no_grad():
         lift.reduce.weight.copy_(torch.eye(3)[:, :, None, None])
         assert lift.reduce.bias is not None
@@ -33,7 +33,7 @@ def test_a_cell_reads_its_projection() -> None:
     data = maps.expand(samples, cameras, 3, h, w).clone()
     data[:, :, 2] *= torch.arange(1, cameras + 1)[None, :, None, None]
     images = ImageFeatures(data, stride)
-    out = lift_of_places()(images, batch, (20, 20))
+    out = lift_of_places()(images, batch, GRID.stride(2))
     assert out.shape == (samples, 3, 20, 20)
     projection = batch.rig.ref_to_image().float()
     seen = 0
@@ -64,7 +64,7 @@ def test_padded_images_keep_their_stride() -> None:
     data = torch.rand(samples, cameras, 3, height // 4, width // 4)
     padded = torch.nn.functional.pad(data, (0, 3, 0, 2))
     lift = lift_of_places()
-    whole, more = (lift(ImageFeatures(maps, 4), batch, (20, 20)) for maps in (data, padded))
+    whole, more = (lift(ImageFeatures(maps, 4), batch, GRID.stride(2)) for maps in (data, padded))
     # Only what lies on the last half cell looks at the padding.
     assert float(((whole - more).abs() < 1e-5).float().mean()) > 0.95 and whole.count_nonzero() > 0
 
@@ -74,7 +74,7 @@ def test_gradients_reach_images_and_weights() -> None:
     assert batch.images is not None
     samples, cameras = batch.images.shape[:2]
     data = torch.rand(samples, cameras, 3, 6, 8, requires_grad=True)
-    lift = ImageLift(channels=3, lifted=5, grid=GRID)
-    lift(ImageFeatures(data, 4), batch, (10, 12)).square().sum().backward()
+    lift = ImageLift(channels=3, lifted=5)
+    lift(ImageFeatures(data, 4), batch, GRID.stride(4)).square().sum().backward()
     assert data.grad is not None and float(data.grad.abs().sum()) > 0
     assert lift.reduce.weight.grad is not None and float(lift.reduce.weight.grad.abs().sum()) > 0

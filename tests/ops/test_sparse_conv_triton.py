@@ -94,7 +94,8 @@ def test_weight_gradient_compiles_without_a_gpu(dtype: str, arch: str) -> None:
     }  # fmt: skip
     blocks = {"BLOCK_IN": 64, "BLOCK_OUT": 64, "BLOCK_PAIRS": 32, "PRECISION": "tf32"}
     constants = {"IN": 60, "OUT": 64, "TAPS": 27, **blocks}
-    ptx_of(kernels._add_outer_products, arch, types, constants, 4)
+    ptx = ptx_of(kernels._add_outer_products, arch, types, constants, 4)
+    assert ".entry _add_outer_products(" in ptx
 
 
 @pytest.mark.parametrize("arch", CUDA)
@@ -102,18 +103,15 @@ def test_schedules_compile_without_a_gpu(arch: str) -> None:
     from perception3d_ops import sparse_tiles_triton as tiling
 
     table = {"table": "*i32", "rows": "i32"}
-    ptx_of(
-        tiling._find_patterns, arch, {**table, "pattern": "*i32"},
-        {"TAPS": 27, "BITS": 63, "ROWS": 256}, 4,
-    )  # fmt: skip
-    ptx_of(
-        tiling._find_tile_taps, arch, {**table, "tile_taps": "*i32", "tile_count": "*i32"},
-        {"TAPS": 27, "ROWS": 128}, 4,
-    )  # fmt: skip
-    ptx_of(
-        tiling._list_pairs, arch,
-        {**table, "place": "*i32", "source": "*i32", "target": "*i32"}, {"ROWS": 256}, 4,
-    )  # fmt: skip
+    tiles = {"tile_taps": "*i32", "tile_count": "*i32"}
+    pairs = {"place": "*i32", "source": "*i32", "target": "*i32"}
+    for name, types, constants in (
+        ("_find_patterns", {"pattern": "*i32"}, {"TAPS": 27, "BITS": 63, "ROWS": 256}),
+        ("_find_tile_taps", tiles, {"TAPS": 27, "ROWS": 128}),
+        ("_list_pairs", pairs, {"ROWS": 256}),
+    ):
+        ptx = ptx_of(getattr(tiling, name), arch, {**table, **types}, constants, 4)
+        assert f".entry {name}(" in ptx
 
 
 def test_the_fastest_blocks_are_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
