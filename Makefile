@@ -7,6 +7,9 @@ export OMP_NUM_THREADS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 export MPLBACKEND := Agg
 
+# Two processes of one thread each; the tests of one file share what they have built.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
 .PHONY: help setup demo test test-fast lint types format wheel bench clean
 
 help:
@@ -31,10 +34,10 @@ types: setup
 	$(BIN)/mypy
 
 test: lint types
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 test-fast: setup
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 format: setup
 	$(BIN)/ruff format .

@@ -13,9 +13,15 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="session")
 def tiny_town(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Root of a small generated data set: version v1.0-town, splits town_train, town_val."""
+    from filelock import FileLock
+
     from tests.town_fixture import tiny_town as build
 
-    return build(tmp_path_factory.getbasetemp())
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # that of all processes
+    with FileLock(folder / "tiny_town.lock"):
+        return build(folder)
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +34,12 @@ def realdata() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what needs a GPU where there is none."""
+    """Leave out what needs a GPU where there is none; files with slow tests first.
+
+    Files are handed to the processes in this order, and a long one at the end would be waited for.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if on_gpu:
         import torch

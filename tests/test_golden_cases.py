@@ -77,6 +77,7 @@ def test_folder_without_cases_is_refused(
             ask()
 
 
+@pytest.mark.slow
 def test_missing_folder_fails_every_golden_test(tmp_path: Path) -> None:
     missing = tmp_path / "nowhere"
     done = run_pytest(missing, MODULES[0])

@@ -78,6 +78,7 @@ def test_blocked_packages_cannot_be_imported(tmp_path: Path) -> None:
     assert "blocked" in python(code, cwd=tmp_path, path=ROOT)
 
 
+@pytest.mark.slow
 def test_core_works_without_optional_packages(tmp_path: Path) -> None:
     """From tables and files to a loss with gradients and predictions."""
     root = make_dataset(tmp_path / "data")
@@ -208,6 +209,7 @@ def built(**variables: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_build_modes(tmp_path: Path) -> None:
     assert built(PERCEPTION3D_BUILD="none").stdout == "built 0\n"
     assert built(PERCEPTION3D_BUILD="cpu").stdout == "built 1\n"

@@ -76,16 +76,10 @@ class TrainLoader:
         return EpochBatches(end - first, start)
 
     def close(self) -> None:
-        """End the worker processes now.
+        """End the worker processes now."""
+        self._loader.close()
 
-        Left to Python's cycle collector, the queues go before the workers have been told to end,
-        and each worker then costs five seconds of waiting.
-        """
-        iterator = getattr(self._loader, "_iterator", None)
-        if iterator is not None:
-            iterator._shutdown_workers()
-
-    def _build(self, samples: Samples) -> tuple[_EpochKeys, DataLoader[Any]]:
+    def _build(self, samples: Samples) -> tuple[_EpochKeys, BatchLoader]:
         sampler = _sampler(samples, self.experiment.seed, self.rank, self.world_size)
         keys = _EpochKeys(sampler, self.experiment.batch_size)
         loader = _loader(samples, keys, self.experiment.workers, self.pin_memory)
@@ -105,7 +99,7 @@ def eval_loader(
     rank: int = 0,
     world_size: int = 1,
     pin_memory: bool = False,
-) -> DataLoader[Any]:
+) -> BatchLoader:
     """Every sample once, in order; process ``rank`` takes each ``world_size``-th."""
     indices = range(rank, len(samples.dataset), world_size)  # type: ignore[arg-type]
     batches = [list(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size)]
@@ -115,6 +109,8 @@ def eval_loader(
 class BatchLoader(DataLoader[Any]):
     """PyTorch's loader; errors of the data are raised as they were, whichever process met them."""
 
+    _batches: Any = None
+
     def __iter__(self) -> Any:
         with warnings.catch_warnings():
             # Python >= 3.12 warns about forking with threads alive. The threads here are torch's
@@ -122,15 +118,25 @@ class BatchLoader(DataLoader[Any]):
             warnings.filterwarnings(
                 "ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning
             )
-            batches = super().__iter__()
-        return _raising(batches)
+            self._batches = super().__iter__()
+        return self._raising(self._batches)
 
+    def close(self) -> None:
+        """End the worker processes now.
 
-def _raising(batches: Iterator[Any]) -> Iterator[Any]:
-    for batch in batches:
-        if isinstance(batch, _DataError):
-            raise batch.kind(batch.text) from _InWorker(batch.trace)
-        yield batch
+        Left to Python's cycle collector, the queues go before the workers have been told to end,
+        and each worker then costs five seconds of waiting.
+        """
+        if self.num_workers and self._batches is not None:
+            self._batches._shutdown_workers()
+        self._batches = self._iterator = None
+
+    def _raising(self, batches: Iterator[Any]) -> Iterator[Any]:
+        for batch in batches:
+            if isinstance(batch, _DataError):
+                self.close()
+                raise batch.kind(batch.text) from _InWorker(batch.trace)
+            yield batch
 
 
 class _Batches(Dataset[Any]):
@@ -208,7 +214,7 @@ def _sampler(samples: Samples, seed: int, rank: int = 0, world_size: int = 1) ->
 
 def _loader(
     samples: Samples, batches: Any, workers: int, pin_memory: bool, *, persistent: bool = True
-) -> DataLoader[Any]:
+) -> BatchLoader:
     return BatchLoader(
         _Batches(samples),
         batch_sampler=batches,

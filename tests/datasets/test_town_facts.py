@@ -98,11 +98,13 @@ def empty_and_full(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path
     return folder / "0", folder / "1"
 
 
+@pytest.mark.slow
 def test_density_gives_boxes(empty_and_full: tuple[Path, Path]) -> None:
     empty, full = (len(table(root, "sample_annotation")) for root in empty_and_full)
     assert 0 < empty < full
 
 
+@pytest.mark.slow
 def test_sweeps_kept_between_key_frames(empty_and_full: tuple[Path, Path], tiny_town: Path) -> None:
     """20 Hz makes nine sweeps between two key frames, of which every n-th is kept."""
     per_gap = {10: empty_and_full[0], 2: empty_and_full[1], TINY.keep_sweep_every: tiny_town}

@@ -51,6 +51,7 @@ def test_cars_follow_the_density_for_want_of_a_quota() -> None:
         require_boxes({"town_train": {**PLENTY, "car": 1}}, 20)
 
 
+@pytest.mark.slow
 def test_a_refused_town_keeps_its_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     strict = dataclasses.replace(SMALL, camera_sweeps=False, min_boxes_per_class=20)
     with pytest.raises(ValueError, match=r"town_train holds .*bicycle \d.*town_val holds"):

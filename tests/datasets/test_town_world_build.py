@@ -97,6 +97,7 @@ def test_two_processes_give_the_same_bytes(small_town: Path, tmp_path: Path) -> 
     assert digests(tmp_path / "town") == digests(small_town)
 
 
+@pytest.mark.slow
 def test_a_stopped_town_goes_on(
     small_town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +238,7 @@ subprocess.run([sys.executable, "-c", sys.argv[1], sys.argv[2], str(os.getpid())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["kernel", "thread"])
 def test_a_worker_ends_with_its_parent(how: str) -> None:
     command = [sys.executable, "-c", PARENT, WORKER, how]

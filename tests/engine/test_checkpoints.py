@@ -224,6 +224,7 @@ def run_command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[st
     )
 
 
+@pytest.mark.slow
 def test_the_converting_command_works(tmp_path: Path) -> None:
     torch.save(published(small_cmt()), tmp_path / "p.pth")
     done = run_command(tmp_path, "p.pth", "o.safetensors")
@@ -232,6 +233,7 @@ def test_the_converting_command_works(tmp_path: Path) -> None:
     load_weights(small_cmt(seed=7), tmp_path / "o.safetensors")
 
 
+@pytest.mark.slow
 def test_the_converting_command_ends_with_one_line(tmp_path: Path) -> None:
     (tmp_path / "junk.pth").write_bytes(b"hello world, this is junk")
     done = run_command(tmp_path, "junk.pth", "o.safetensors")

@@ -199,6 +199,7 @@ def test_devices() -> None:
             pick_device("cuda")
 
 
+@pytest.mark.slow
 def test_only_training_knows_lightning() -> None:
     code = (
         "import sys; import perception3d.engine, perception3d.engine.run,"

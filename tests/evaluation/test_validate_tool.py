@@ -32,6 +32,7 @@ def run(*arguments: str | Path) -> tuple[int, str]:
     return status, output.getvalue()
 
 
+@pytest.mark.slow
 def test_runs_as_a_program(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, TOOL, tmp_path / "none.json"],

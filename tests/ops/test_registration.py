@@ -129,12 +129,14 @@ def run(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_the_twin_serves_when_asked_for() -> None:
     code = "from perception3d_ops import library; print(library.COMPILED)"
     done = run(code, PERCEPTION3D_KERNELS="twin")
     assert done.stdout.strip() == "False" and done.stderr == ""
 
 
+@pytest.mark.slow
 def test_one_warning_says_what_is_slower_and_how_to_build(tmp_path: Path) -> None:
     package = tmp_path / "perception3d_ops"
     package.mkdir()
@@ -160,6 +162,7 @@ def processor_has(isa: str) -> bool:
     return isa == "base" or {"avx2": "avx2", "avx512": "avx512f"}[isa] in flags
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", ["base", "avx2", "avx512"])
 def test_every_instruction_set_gives_the_same(isa: str) -> None:
     """Sums are made in other orders, so only rounding differs."""

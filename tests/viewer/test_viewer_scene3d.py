@@ -157,6 +157,7 @@ def test_a_killed_drawing_does_not_take_the_caller_along(
         render_scene(scene, tmp_path / "scene.png")
 
 
+@pytest.mark.slow
 def test_a_stalled_drawing_is_begun_again(
     tmp_path: Path, compared: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
