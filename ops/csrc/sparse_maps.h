@@ -51,6 +51,19 @@ struct SubmanifoldTable {
   }
 };
 
+// One call enters an entry of a table in its counterpart, where outputs and inputs have changed
+// roles. Through one tap an input feeds one output at most, so no two calls write the same place.
+struct TurnTable {
+  const int32_t* table;  // (K, M) inputs, or -1
+  int64_t outputs, inputs;
+  int32_t* turned;  // (K, N) outputs; -1 everywhere
+
+  P3D_HOST_DEVICE void operator()(int64_t task) const {
+    if (table[task] >= 0)
+      turned[task / outputs * inputs + table[task]] = static_cast<int32_t>(task % outputs);
+  }
+};
+
 // Writes a cell, numbered ((sample nz + z) ny + y) nx + x, as sample, z, y, x.
 P3D_HOST_DEVICE void write_site(int64_t cell, const int64_t* shape, int32_t* to) {
   for (int axis = 2; axis >= 0; --axis) {
@@ -79,5 +92,6 @@ struct TapStep {
 };
 
 const char* submanifold_table_cuda(int64_t tasks, const SubmanifoldTable& functor, Stream stream);
+const char* turn_table_cuda(int64_t tasks, const TurnTable& functor, Stream stream);
 
 }  // namespace perception3d

@@ -7,4 +7,8 @@ const char* submanifold_table_cuda(int64_t tasks, const SubmanifoldTable& functo
   return for_each_cuda(tasks, functor, stream);
 }
 
+const char* turn_table_cuda(int64_t tasks, const TurnTable& functor, Stream stream) {
+  return for_each_cuda(tasks, functor, stream);
+}
+
 }  // namespace perception3d

@@ -32,7 +32,9 @@ def sparse_conv(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tens
         ValueError: shapes, types or devices that do not fit each other.
     """
     features, weight = _checked(features, weight, kernel_map)
-    return _op(features, weight, kernel_map.table, kernel_map.back, False)
+    derived = features.requires_grad and torch.is_grad_enabled()
+    back = kernel_map.back if derived else None
+    return _op(features, weight, kernel_map.table, back, False)
 
 
 def sparse_conv_affine(

@@ -137,7 +137,7 @@ def strided_map_twin(
     padding: Sequence[int],
     dilation: Sequence[int],
     transposed: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Map of a convolution whose outputs are all sites that some input touches.
 
     Args:
@@ -149,8 +149,7 @@ def strided_map_twin(
         transposed: input i feeds i stride - padding + tap dilation instead.
 
     Returns:
-        Output sites (M, 4) int32 sorted; table (K, M) int32; its counterpart (K, N) int32, the
-        output row that input row n feeds through tap k, or -1.
+        Output sites (M, 4) int32 sorted; table (K, M) int32.
     """
     moved = [
         _moved(index, tap, out_shape, stride, padding, dilation, transposed) for tap in taps(kernel)
@@ -158,14 +157,30 @@ def strided_map_twin(
     key = [site_keys(site, out_shape) for site, _ in moved]
     touched = torch.unique(torch.cat([k[exists] for k, (_, exists) in zip(key, moved)]))
     table = index.new_full((len(moved), len(touched)), -1)
-    back = []
     for tap, (k, (_, exists)) in enumerate(zip(key, moved)):
         row = _find(touched, k, exists)
-        back.append(row)
         fed = (row >= 0).nonzero().squeeze(1)
         table[tap, row[fed].long()] = fed.int()
     nz, ny, nx = out_shape
-    return unravel(touched, (nx, ny, nz)).int(), table, torch.stack(back)
+    return unravel(touched, (nx, ny, nz)).int(), table
+
+
+def turn_table_twin(table: Tensor, inputs: int) -> Tensor:
+    """The counterpart of a table, where outputs and inputs have changed roles.
+
+    Args:
+        table: (K, M) int32 input rows, or -1; each input at most once in a row.
+        inputs: N.
+
+    Returns:
+        (K, N) int32, the output row that input row n feeds through tap k, or -1.
+    """
+    turned = table.new_full((len(table), inputs + 1), -1)
+    rows = torch.arange(table.shape[1], dtype=torch.int32, device=table.device)
+    # What is no input goes into a column of its own, behind the others.
+    return turned.scatter_(1, torch.where(table < 0, inputs, table).long(), rows.expand_as(table))[
+        :, :inputs
+    ].contiguous()
 
 
 def _fake_submanifold(
@@ -190,14 +205,10 @@ def _fake_strided(
     out_shape: Sequence[int],
     kernel: Sequence[int],
     *_: object,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     sites = torch.library.get_ctx().new_dynamic_size()
     count = kernel[0] * kernel[1] * kernel[2]
-    return (
-        index.new_empty(sites, 4),
-        index.new_empty(count, sites),
-        index.new_empty(count, index.shape[0]),
-    )
+    return index.new_empty(sites, 4), index.new_empty(count, sites)
 
 
 sort_sites = define(
@@ -212,7 +223,12 @@ submanifold_table = define(
 )
 SCHEMA = (
     "(Tensor index, int batch_size, int[] in_shape, int[] out_shape, int[] kernel, "
-    "int[] stride, int[] padding, int[] dilation, bool transposed) -> (Tensor, Tensor, Tensor)"
+    "int[] stride, int[] padding, int[] dilation, bool transposed) -> (Tensor, Tensor)"
+)
+turn_table = define(
+    "turn_table(Tensor table, int inputs) -> Tensor",
+    turn_table_twin,
+    lambda table, inputs: table.new_empty(table.shape[0], inputs),
 )
 strided_map = define(f"strided_map{SCHEMA}", strided_map_twin, _fake_strided)
 #: The same by one bit for each output cell, which is how CUDA does it.
@@ -225,11 +241,11 @@ def _strided_map_on_cuda(
     in_shape: Sequence[int],
     out_shape: Sequence[int],
     *rest: Any,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Bits where their memory is small (128 MB and half of that for counts), else sorting."""
     by_bits = batch_size * math.prod(out_shape) <= MOST_BITS
     way: Any = strided_map_bits if by_bits else strided_map_twin
-    found: tuple[Tensor, Tensor, Tensor] = way(index, batch_size, in_shape, out_shape, *rest)
+    found: tuple[Tensor, Tensor] = way(index, batch_size, in_shape, out_shape, *rest)
     return found
 
 

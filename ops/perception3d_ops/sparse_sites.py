@@ -15,6 +15,7 @@ from perception3d_ops.sparse_maps import (
     sort_sites,
     strided_map,
     submanifold_table,
+    turn_table,
 )
 
 
@@ -101,7 +102,7 @@ class SparseSites:
         key = ("submanifold", kernel, dilation)
         if key not in self._maps:
             table = submanifold_table(self.index, self.shape, kernel, dilation)
-            self._maps[key] = KernelMap(self, self, table, None)
+            self._maps[key] = KernelMap(self, self, table)
         return self._maps[key]
 
     def strided(
@@ -139,7 +140,7 @@ class SparseSites:
             )
         key = ("strided", kernel, stride, padding, dilation, transposed, output_padding)
         if key not in self._maps:
-            index, table, back = strided_map(
+            index, table = strided_map(
                 self.index,
                 self.batch_size,
                 self.shape,
@@ -151,7 +152,7 @@ class SparseSites:
                 transposed,
             )
             out = SparseSites(index, (shape[0], shape[1], shape[2]), self.batch_size)
-            self._maps[key] = KernelMap(self, out, table, back)
+            self._maps[key] = KernelMap(self, out, table)
         return self._maps[key]
 
     def to(self, device: torch.device | str) -> SparseSites:
@@ -173,16 +174,26 @@ class KernelMap:
         source: N sites of the inputs.
         target: M sites of the outputs.
         table: (K, M) int32 input rows, or -1.
-        back: (K, N) int32 output rows that an input feeds, or -1; None where both sites are the
-            same, for then it is ``table`` with its taps in reverse.
     """
 
     source: SparseSites
     target: SparseSites
     table: Tensor
-    back: Tensor | None
+    _turned: list[Tensor] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def back(self) -> Tensor | None:
+        """(K, N) int32 output rows that an input feeds, or -1; made once a gradient asks for it.
+
+        None where both sites are the same, for then it is ``table`` with its taps in reverse.
+        """
+        if self.target is self.source:
+            return None
+        if not self._turned:
+            self._turned.append(turn_table(self.table, len(self.source)))
+        return self._turned[0]
 
     def inverse(self) -> KernelMap:
         """The map of the inverse convolution: from the outputs back to the inputs' sites."""
         back = self.table.flip(0) if self.back is None else self.back
-        return KernelMap(self.target, self.source, back, self.table)
+        return KernelMap(self.target, self.source, back)

@@ -174,8 +174,9 @@ def test_maps_of_more_cells_than_bits(device: str) -> None:
 
 def on(device: str, found: KernelMap) -> KernelMap:
     """A map on another device: its tables, so that convolutions are tested apart from maps."""
-    back = None if found.back is None else found.back.to(device)
-    return KernelMap(found.source.to(device), found.target.to(device), found.table.to(device), back)
+    source = found.source.to(device)
+    target = source if found.target is found.source else found.target.to(device)
+    return KernelMap(source, target, found.table.to(device))
 
 
 def check_convolution(

@@ -51,6 +51,7 @@ def samples() -> dict[str, tuple[Any, ...]]:
         "submanifold_table": (places.index, (4, 6, 7), (3, 3, 3), (1, 1, 1)),
         "strided_map": (places.index, 2, (4, 6, 7), (2, 3, 4), *triple),
         "strided_map_bits": (places.index, 2, (4, 6, 7), (2, 3, 4), *triple),
+        "turn_table": (found.table, len(places)),
         "sparse_conv": (
             features.requires_grad_(), weight.requires_grad_(), found.table, found.back, False,
         ),

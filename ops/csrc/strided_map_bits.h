@@ -1,7 +1,7 @@
 // Map of a strided convolution by bits: every output cell of the grid is a bit. Setting bits marks
 // the sites, counting the bits before a cell gives its row, and rows come out sorted. Four
 // functors, one after the other; the CPU runs them too (perception3d::strided_map_bits), though its
-// own way, in sparse_maps.cpp, is faster there.
+// own way, in strided_map.cpp, is faster there.
 #pragma once
 
 #include "sparse_maps.h"
@@ -112,17 +112,11 @@ struct JoinSites {
   BitRows row;
   int64_t outputs;  // M
   int32_t* table;   // (K, M), -1 everywhere
-  int32_t* back;    // (K, N)
 
   P3D_HOST_DEVICE void operator()(int64_t task) const {
     const int64_t cell = fed(task);
-    if (cell < 0) {
-      back[task] = -1;
-      return;
-    }
-    const int32_t to = row(cell);
-    back[task] = to;
-    table[task / fed.sites * outputs + to] = static_cast<int32_t>(task % fed.sites);
+    if (cell < 0) return;
+    table[task / fed.sites * outputs + row(cell)] = static_cast<int32_t>(task % fed.sites);
   }
 };
 

@@ -1,5 +1,5 @@
 #include "grid.cuh"
-#include "strided_map.h"
+#include "strided_map_bits.h"
 
 namespace perception3d {
 
