@@ -7,26 +7,22 @@
 
 namespace perception3d {
 
-constexpr int kMostPairs = 256;  // that are given to outer() at once
-
 struct RowGemm {
   const char* name;
   int columns;  // width of a panel of output channels
-  int rows;     // rows that are worked on together
 
   // The entries of table[0, count) that are not -1: their values to `source`, their places to
   // `target`; returns how many. Both need room for count + 16.
   int (*compact)(const int32_t* table, int count, int32_t* source, int32_t* target);
 
-  // out[target[i]] += features[source[i]] @ panel for i in [0, pairs); pairs is a multiple of
-  // `rows`. features has `channels` columns, panel (channels, columns), out (any, columns).
+  // out[target[i]] += features[source[i]] @ panel for i in [0, pairs). features has `channels`
+  // columns, panel (channels, columns), out (any, columns).
   void (*multiply)(
       const float* features, int64_t channels, const int32_t* source, const int32_t* target,
       int pairs, const float* panel, float* out);
 
   // out[c, :] += sum over i of features[source[i], c] * gradient[target[i], :]: features has
-  // `channels` columns, gradient `wide` of which `columns` are used, out (channels, wide) likewise;
-  // at most kMostPairs.
+  // `channels` columns, gradient `wide` of which `columns` are used, out (channels, wide) likewise.
   void (*outer)(
       const float* features, int64_t channels, const float* gradient, int64_t wide,
       const int32_t* source, const int32_t* target, int pairs, float* out);

@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include <array>
+#include <algorithm>
 #include <type_traits>
 
 #pragma GCC push_options
@@ -27,6 +28,8 @@ int compact_vectors(const int32_t* table, int count, int32_t* source, int32_t* t
   int found = 0, i = 0;
   __m256i places = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   for (; i + 8 <= count; i += 8, places = _mm256_add_epi32(places, _mm256_set1_epi32(8))) {
+    // What the caller asks for next in this row of the table; too short for the processor to guess.
+    _mm_prefetch(reinterpret_cast<const char*>(table + i + count), _MM_HINT_T0);
     const __m256i values = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(table + i));
     const unsigned mask =
         ~static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(values))) & 255u;

@@ -4,6 +4,7 @@
 #ifdef P3D_X86_KERNELS
 #include <immintrin.h>
 
+#include <algorithm>
 #include <type_traits>
 
 #pragma GCC push_options

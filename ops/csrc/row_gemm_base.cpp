@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <algorithm>
 #include <type_traits>
 
 #define P3D_NAME "base"

@@ -33,35 +33,48 @@ int compact(const int32_t* table, int count, int32_t* source, int32_t* target) {
   return found;
 }
 
+// Calls run(std::integral_constant<int, rows>) for rows in [1, Most].
+template <int Most, class Run>
+inline void with_rows(int rows, const Run& run) {
+  if (rows == Most) return run(std::integral_constant<int, Most>{});
+  if constexpr (Most > 1) with_rows<Most - 1>(rows, run);
+}
+
+template <int Rows>
+void multiply_rows(
+    const float* features, int64_t channels, const int32_t* source, const int32_t* target,
+    const float* panel, float* out) {
+  const float* row[Rows];
+  Vector left[Rows], right[Rows];
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r) {
+    row[r] = features + source[r] * channels;
+    left[r] = right[r] = Vector{};
+  }
+  for (int64_t c = 0; c < channels; ++c, panel += kColumns) {
+    const Vector first = load(panel), second = load(panel + kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+      const float value = row[r][c];
+      left[r] += value * first;
+      right[r] += value * second;
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r) {
+    float* to = out + static_cast<int64_t>(target[r]) * kColumns;
+    store(to, load(to) + left[r]);
+    store(to + kLanes, load(to + kLanes) + right[r]);
+  }
+}
+
 void multiply(
     const float* features, int64_t channels, const int32_t* source, const int32_t* target,
     int pairs, const float* panel, float* out) {
-  for (int i = 0; i < pairs; i += kRows) {
-    const float* row[kRows];
-    float* to[kRows];
-    Vector left[kRows], right[kRows];
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-      row[r] = features + source[i + r] * channels;
-      to[r] = out + static_cast<int64_t>(target[i + r]) * kColumns;
-      left[r] = right[r] = Vector{};
-    }
-    const float* weights = panel;
-    for (int64_t c = 0; c < channels; ++c, weights += kColumns) {
-      const Vector first = load(weights), second = load(weights + kLanes);
-#pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) {
-        const float value = row[r][c];
-        left[r] += value * first;
-        right[r] += value * second;
-      }
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-      store(to[r], load(to[r]) + left[r]);
-      store(to[r] + kLanes, load(to[r] + kLanes) + right[r]);
-    }
-  }
+  for (int i = 0; i < pairs; i += kRows)
+    with_rows<kRows>(std::min(kRows, pairs - i), [&](auto rows) {
+      multiply_rows<decltype(rows)::value>(features, channels, source + i, target + i, panel, out);
+    });
 }
 
 template <int Rows>
@@ -93,39 +106,19 @@ void outer_rows(
 void outer(
     const float* features, int64_t channels, const float* gradient, int64_t wide,
     const int32_t* source, const int32_t* target, int pairs, float* out) {
-  // Rows 512 bytes apart or more fall into few sets of the cache and push each other out. Copied
-  // together once, they stay for all channels of the features.
-  constexpr int64_t kCrowded = 128;
-  float panel[kMostPairs * kColumns];
-  int32_t places[kMostPairs];
-  int64_t apart = wide;
-  if (wide >= kCrowded) {
-    for (int i = 0; i < pairs; ++i) {
-      const float* from = gradient + target[i] * wide;
-      store(panel + i * kColumns, load(from));
-      store(panel + i * kColumns + kLanes, load(from + kLanes));
-      places[i] = i;
-    }
-    gradient = panel, target = places, apart = kColumns;
-  }
-  const auto run = [&](auto rows, int64_t c) {
-    outer_rows<decltype(rows)::value>(
-        features + c, channels, gradient, apart, source, target, pairs, out + c * wide, wide);
-    return c + decltype(rows)::value;
-  };
-  for (int64_t c = 0; c < channels;) {
-    const int64_t rest = channels - c;
-    if (rest >= kRows && rest != 8)  // eight are better two times four
-      c = run(std::integral_constant<int, kRows>{}, c);
-    else if (rest >= 4)
-      c = run(std::integral_constant<int, 4>{}, c);
-    else
-      c = run(std::integral_constant<int, 1>{}, c);
+  // As many steps as are needed, and all of nearly one size: short ones wait for their own sums.
+  for (int64_t c = 0, steps = (channels + kRows - 1) / kRows; steps > 0; --steps) {
+    const auto count = static_cast<int>((channels - c + steps - 1) / steps);
+    with_rows<kRows>(count, [&](auto rows) {
+      outer_rows<decltype(rows)::value>(
+          features + c, channels, gradient, wide, source, target, pairs, out + c * wide, wide);
+    });
+    c += count;
   }
 }
 
 }  // namespace
 
-const RowGemm P3D_GEMM{P3D_NAME, kColumns, kRows, compact, multiply, outer};
+const RowGemm P3D_GEMM{P3D_NAME, kColumns, compact, multiply, outer};
 
 }  // namespace perception3d

@@ -9,10 +9,12 @@
 namespace perception3d {
 namespace {
 
-constexpr int kBlock = kMostPairs;    // output rows of a block
-constexpr int kSpare = kBlock + 16;   // room for vectors that end behind, and to fill up a tile
+constexpr int kBlock = 256;      // output rows of a block
+constexpr int kThinBlock = 512;  // where there are few channels, which leaves room in the cache
+constexpr int64_t kThin = 32;    // channels that are few
 constexpr int64_t kFewestChunks = 4;  // of the weight gradient, which are summed in their order
-constexpr int64_t kMostChunks = 32;
+constexpr int64_t kMostChunks = 8;
+constexpr int64_t kTaps = 9;  // of the weight gradient that are summed together
 
 int64_t round_up(int64_t value, int64_t unit) {
   return (value + unit - 1) / unit * unit;
@@ -20,19 +22,11 @@ int64_t round_up(int64_t value, int64_t unit) {
 
 // Input and output rows that one tap joins inside of a block.
 struct Pairs {
-  int32_t source[kSpare], target[kSpare];
+  int32_t source[kThinBlock + 16], target[kThinBlock + 16];
 
-  // Returns how many there are. Fills up to a multiple of `unit` with pairs that write to the row
-  // behind the block, which nobody reads.
-  int find(const RowGemm& gemm, const int32_t* table, int rows, int unit) {
-    const int found = gemm.compact(table, rows, source, target);
-    if (found == 0) return 0;
-    int filled = found;
-    for (; filled % unit != 0; ++filled) {
-      source[filled] = source[0];
-      target[filled] = kBlock;
-    }
-    return filled;
+  // Returns how many there are.
+  int find(const RowGemm& gemm, const int32_t* table, int rows) {
+    return gemm.compact(table, rows, source, target);
   }
 };
 
@@ -66,6 +60,10 @@ struct Finish {
 
   void operator()(
       const float* sum, int64_t row, int64_t first, int64_t count, int64_t out, float* to) const {
+    if (shift == nullptr && residual == nullptr && !rectify) {
+      std::memcpy(to, sum, static_cast<size_t>(count) * sizeof(float));
+      return;
+    }
     for (int64_t c = 0; c < count; ++c) {
       float value = sum[c];
       if (shift != nullptr) value += shift[first + c];
@@ -87,16 +85,16 @@ Tensor convolve_float(
   const float* from = features.const_data_ptr<float>();
   const int32_t* sources = table.const_data_ptr<int32_t>();
   float* to = result.mutable_data_ptr<float>();
-  parallel((rows + kBlock - 1) / kBlock, 1, [&](int64_t begin, int64_t end) {
+  const int64_t size = out <= kThin ? kThinBlock : kBlock, panel_size = size * columns;
+  parallel((rows + size - 1) / size, 1, [&](int64_t begin, int64_t end) {
     Pairs pairs;
-    const int64_t panel_size = (kBlock + 1) * columns;
     std::vector<float> sums(static_cast<size_t>(panels * panel_size));
     for (int64_t block = begin; block < end; ++block) {
-      const int64_t first = block * kBlock;
-      const int count = static_cast<int>(std::min<int64_t>(kBlock, rows - first));
+      const int64_t first = block * size;
+      const int count = static_cast<int>(std::min(size, rows - first));
       std::fill(sums.begin(), sums.end(), 0.0f);
       for (int64_t tap = 0; tap < taps; ++tap) {
-        const int found = pairs.find(gemm, sources + tap * rows + first, count, gemm.rows);
+        const int found = pairs.find(gemm, sources + tap * rows + first, count);
         const float* weights = packed.data() + tap * panels * in * columns;
         for (int64_t panel = 0; found > 0 && panel < panels; ++panel)
           gemm.multiply(
@@ -192,16 +190,18 @@ Tensor weight_gradient_float(const Tensor& features, const Tensor& gradient, con
   // Their number depends on sizes alone: so does the order of the sums.
   const int64_t chunks = std::min(blocks, std::clamp(blocks / 8, kFewestChunks, kMostChunks));
   std::vector<float> parts(static_cast<size_t>(chunks * size));
-  parallel(chunks, 1, [&](int64_t begin, int64_t end) {
+  const int64_t groups = (taps + kTaps - 1) / kTaps;
+  parallel(chunks * groups, 1, [&](int64_t begin, int64_t end) {
     Pairs pairs;
-    for (int64_t chunk = begin; chunk < end; ++chunk) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t chunk = task / groups, group = task % groups;
       float* part = parts.data() + chunk * size;
       for (int64_t block = chunk * blocks / chunks; block < (chunk + 1) * blocks / chunks;
            ++block) {
         const int64_t first = block * kBlock;
         const int count = static_cast<int>(std::min<int64_t>(kBlock, rows - first));
-        for (int64_t tap = 0; tap < taps; ++tap) {
-          const int found = pairs.find(gemm, sources + tap * rows + first, count, 1);
+        for (int64_t tap = group * kTaps; tap < std::min(taps, (group + 1) * kTaps); ++tap) {
+          const int found = pairs.find(gemm, sources + tap * rows + first, count);
           for (int64_t column = 0; found > 0 && column < wide; column += gemm.columns)
             gemm.outer(
                 from, in, slopes + first * wide + column, wide, pairs.source, pairs.target, found,

@@ -129,12 +129,13 @@ Tensor turn_table(Tensor table, int64_t inputs) {
   }
   const RowGemm& gemm = row_gemm();
   parallel(taps, 1, [&](int64_t begin, int64_t end) {
-    int32_t from[kMostPairs + 16], to[kMostPairs + 16];
+    constexpr int kBlock = 1024;
+    int32_t from[kBlock + 16], to[kBlock + 16];
     for (int64_t tap = begin; tap < end; ++tap) {
       int32_t* row = functor.turned + tap * inputs;
       std::fill(row, row + inputs, -1);
-      for (int64_t first = 0; first < outputs; first += kMostPairs) {
-        const auto count = static_cast<int>(std::min<int64_t>(kMostPairs, outputs - first));
+      for (int64_t first = 0; first < outputs; first += kBlock) {
+        const auto count = static_cast<int>(std::min<int64_t>(kBlock, outputs - first));
         const int found = gemm.compact(functor.table + tap * outputs + first, count, from, to);
         for (int i = 0; i < found; ++i) {
           STD_TORCH_CHECK(from[i] < inputs, "turn_table: input ", from[i], " of ", inputs);
