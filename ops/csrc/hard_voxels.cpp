@@ -1,7 +1,7 @@
 // Hard voxelisation on the CPU: one pass that hands out voxels and slots in the order of the
 // points. On CUDA the twin runs, which sorts (stable, so with the same result).
 #include <algorithm>
-#include <memory>
+#include <limits>
 
 #include "torch_glue.h"
 
@@ -18,46 +18,39 @@ class DenseTable {
   DenseTable(int64_t first_key, int64_t cells, int64_t)
       : first_key_(first_key), voxel_(static_cast<size_t>(cells), -1) {}
   void prefetch(int64_t) const {}
-  int32_t& slot(int64_t key) { return voxel_[static_cast<size_t>(key - first_key_)]; }
+  int32_t& voxel(int64_t key, const std::vector<int64_t>&) {
+    return voxel_[static_cast<size_t>(key - first_key_)];
+  }
 
  private:
   int64_t first_key_;
   std::vector<int32_t> voxel_;
 };
 
-// Cell -> voxel by open addressing; holds at least twice as many places as points.
+// Cell -> voxel by open addressing; has at least twice as many places as points. Places hold the
+// voxel alone, whose cell the caller knows: that is a quarter of the memory.
 class HashTable {
  public:
   HashTable(int64_t, int64_t, int64_t points) {
     while ((int64_t{1} << bits_) < 2 * points) ++bits_;
     mask_ = (uint64_t{1} << bits_) - 1;
-    places_.assign(mask_ + 1, Place{-1, -1});
+    voxel_.assign(mask_ + 1, -1);
   }
-  void prefetch(int64_t key) const { __builtin_prefetch(&places_[home(key)], 1); }
-  int32_t& slot(int64_t key) {
+  void prefetch(int64_t key) const { __builtin_prefetch(&voxel_[home(key)], 1); }
+  int32_t& voxel(int64_t key, const std::vector<int64_t>& key_of_voxel) {
     uint64_t at = home(key);
-    while (places_[at].key != key) {
-      if (places_[at].key < 0) {
-        places_[at].key = key;
-        break;
-      }
-      at = (at + 1) & mask_;
-    }
-    return places_[at].voxel;
+    while (voxel_[at] >= 0 && key_of_voxel[voxel_[at]] != key) at = (at + 1) & mask_;
+    return voxel_[at];
   }
 
  private:
-  struct Place {
-    int64_t key;
-    int32_t voxel;
-  };
   // Fibonacci hashing spreads neighbouring cells over the table.
   uint64_t home(int64_t key) const {
     return (static_cast<uint64_t>(key) * 0x9E3779B97F4A7C15ull) >> (64 - bits_);
   }
   int bits_ = 4;
   uint64_t mask_ = 0;
-  std::vector<Place> places_;
+  std::vector<int32_t> voxel_;
 };
 
 struct Sample {
@@ -74,26 +67,41 @@ Sample group(
   Sample sample;
   sample.voxel.assign(static_cast<size_t>(points), -1);
   Table table(first_key, cells, points);
-  constexpr int32_t kRefused = -2;  // a cell that came after max_voxels others
   for (int64_t row = 0; row < points; ++row) {
     if (row + kAhead < points && keys[row + kAhead] >= 0) table.prefetch(keys[row + kAhead]);
     if (keys[row] < 0) continue;
-    int32_t& voxel = table.slot(keys[row]);
-    if (voxel == -1) {
-      if (static_cast<int64_t>(sample.key.size()) == max_voxels) {
-        voxel = kRefused;
-      } else {
-        voxel = static_cast<int32_t>(sample.key.size());
-        sample.key.push_back(keys[row]);
-        sample.count.push_back(0);
-      }
+    int32_t& voxel = table.voxel(keys[row], sample.key);
+    if (voxel < 0) {
+      voxel = static_cast<int32_t>(sample.key.size());
+      sample.key.push_back(keys[row]);
+      sample.count.push_back(0);
     }
-    if (voxel == kRefused || sample.count[voxel] == max_points) continue;
+    // Cells that came after max_voxels others are known, to be refused again.
+    if (voxel >= max_voxels || sample.count[voxel] == max_points) continue;
     ++sample.count[voxel];
     ++sample.kept;
     sample.voxel[row] = voxel;
   }
+  const auto voxels = std::min(sample.key.size(), static_cast<size_t>(max_voxels));
+  sample.key.resize(voxels);
+  sample.count.resize(voxels);
   return sample;
+}
+
+// Writes the cells of the voxels as sample, z, y, x. Small grids divide by small numbers, which
+// takes half the time.
+template <class Number>
+void write_cells(
+    const std::vector<int64_t>& keys, int64_t first_key, int64_t sample, Number nx, Number ny,
+    int64_t* to) {
+  for (int64_t key : keys) {
+    const auto cell = static_cast<Number>(key - first_key), row = cell / nx;
+    to[0] = sample;
+    to[1] = row / ny;
+    to[2] = row % ny;
+    to[3] = cell % nx;
+    to += 4;
+  }
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> hard_voxels(
@@ -136,14 +144,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> hard_voxels(
     for (int64_t b = first; b < last; ++b) {
       const Sample& part = parts[b];
       const int64_t voxel_base = voxels_before[b];
-      for (size_t v = 0; v < part.key.size(); ++v) {
-        int64_t* to = index_out + 4 * (voxel_base + static_cast<int64_t>(v));
-        const int64_t cell = part.key[v] - b * cells_of_sample, row = cell / cells[0];
-        to[0] = b;
-        to[1] = row / cells[1];
-        to[2] = row % cells[1];
-        to[3] = cell % cells[0];
-      }
+      const int64_t first_key = b * cells_of_sample;
+      int64_t* index_of_sample = index_out + 4 * voxel_base;
+      if (cells_of_sample <= std::numeric_limits<uint32_t>::max())
+        write_cells<uint32_t>(part.key, first_key, b, cells[0], cells[1], index_of_sample);
+      else
+        write_cells<int64_t>(part.key, first_key, b, cells[0], cells[1], index_of_sample);
       std::copy(part.count.begin(), part.count.end(), count_out + voxel_base);
       std::vector<int64_t> next(part.key.size());
       int64_t row = rows_before[b];

@@ -4,8 +4,8 @@
 #ifdef P3D_X86_KERNELS
 #include <immintrin.h>
 
-#include <array>
 #include <algorithm>
+#include <array>
 #include <type_traits>
 
 #pragma GCC push_options

@@ -1,9 +1,9 @@
 // Any processor: vectors of four floats, which every 64-bit one has.
 #include "row_gemm.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <algorithm>
 #include <type_traits>
 
 #define P3D_NAME "base"

@@ -10,11 +10,14 @@ Tensor voxel_keys(
     std::vector<int64_t> cells) {
   STD_TORCH_CHECK(
       low.size() == 3 && size.size() == 3 && cells.size() == 3, "three axes are needed");
-  xyz = as_type(xyz, ScalarType::Float);
+  // Often the first columns of wider points: those are read where they lie.
+  if (xyz.scalar_type() != ScalarType::Float || xyz.stride(1) != 1)
+    xyz = as_type(xyz, ScalarType::Float);
   offsets = dense(offsets);
   Tensor key = new_tensor(xyz, {xyz.size(0)}, ScalarType::Long);
   VoxelKeys functor;
   functor.xyz = xyz.const_data_ptr<float>();
+  functor.apart = xyz.stride(0);
   functor.offsets = offsets.const_data_ptr<int64_t>();
   functor.samples = offsets.size(0) - 1;
   for (int axis = 0; axis < 3; ++axis) {

@@ -6,7 +6,8 @@
 namespace perception3d {
 
 struct VoxelKeys {
-  const float* xyz;        // (P, 3)
+  const float* xyz;  // (P, 3), rows `apart` numbers from each other
+  int64_t apart;
   const int64_t* offsets;  // (samples + 1)
   int64_t samples;
   float low[3], size[3];  // x, y, z
@@ -17,7 +18,7 @@ struct VoxelKeys {
     int64_t cell[3];
     int64_t rejected = 0;
     for (int axis = 0; axis < 3; ++axis) {
-      const float p = xyz[3 * point + axis];
+      const float p = xyz[apart * point + axis];
       const float place = (p - low[axis]) / size[axis];
       // Looked at before the cast: casting NaN or a huge float to an integer is undefined, and
       // differs between processors and GPUs.
