@@ -102,12 +102,12 @@ class BoxCells {
   std::vector<int64_t> boxes_;
 };
 
-// Calls found(point, box) for every point of a sample and its boxes, in rising order, until it
-// returns true for the point.
-template <class T, class Found>
+// Calls start(point) for every point, then found(point, box) for its boxes, in rising order, until
+// that returns true.
+template <class T, class Start, class Found>
 void look_up(
     const T* points, const int64_t* point_offsets, const UprightBox* boxes,
-    const int64_t* box_offsets, int64_t samples, const Found& found) {
+    const int64_t* box_offsets, int64_t samples, const Start& start, const Found& found) {
   std::vector<BoxCells> cells;
   for (int64_t sample = 0; sample < samples; ++sample)
     cells.emplace_back(boxes, box_offsets[sample], box_offsets[sample + 1]);
@@ -116,6 +116,7 @@ void look_up(
     int64_t sample = sample_of_row(point_offsets, samples, begin);
     for (int64_t point = begin; point < end; ++point) {
       while (point >= point_offsets[sample + 1]) ++sample;
+      start(point);
       const T* xyz = points + 3 * point;
       cells[sample].near(xyz[0], xyz[1], [&](int64_t box) {
         return is_inside(xyz, boxes[box]) && found(point, box);
@@ -158,9 +159,9 @@ Tensor first_of(const Request<T>& asked) {
     for_each(asked.points, count, 1, functor, P3D_LAUNCHER(first_box_cuda), "points_in_boxes");
     return out;
   }
-  std::fill(first, first + count, -1);
   look_up(
       asked.xyz(), asked.starts(), boxes, asked.box_starts(), asked.samples(),
+      [&](int64_t point) { first[point] = -1; },
       [&](int64_t point, int64_t box) {
         first[point] = box;
         return true;
@@ -172,25 +173,19 @@ template <class T>
 Tensor mask_of(const Request<T>& asked) {
   const int64_t count = asked.points.size(0), columns = asked.boxes.size(0);
   const UprightBox* boxes = boxes_of(asked.boxes);
+  Tensor out = new_tensor(asked.points, {count, columns}, ScalarType::Bool);
+  bool* mask = out.mutable_data_ptr<bool>();
   if (asked.points.is_cuda()) {
-    Tensor out = new_tensor(asked.points, {count, columns}, ScalarType::Bool);
     const BoxMask<T> functor{
-        asked.xyz(),
-        boxes,
-        asked.starts(),
-        asked.box_starts(),
-        asked.samples(),
-        columns,
-        out.mutable_data_ptr<bool>()};
+        asked.xyz(), boxes, asked.starts(), asked.box_starts(), asked.samples(), columns, mask};
     for_each(
         asked.points, count * columns, 1, functor, P3D_LAUNCHER(box_mask_cuda),
         "points_in_boxes_mask");
     return out;
   }
-  Tensor out = torch::stable::new_zeros(asked.points, {count, columns}, ScalarType::Bool);
-  bool* mask = out.mutable_data_ptr<bool>();
   look_up(
       asked.xyz(), asked.starts(), boxes, asked.box_starts(), asked.samples(),
+      [&](int64_t point) { std::fill_n(mask + point * columns, columns, false); },
       [&](int64_t point, int64_t box) {
         mask[point * columns + box] = true;
         return false;
