@@ -1,6 +1,7 @@
 #include "points_in_boxes.h"
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "prepare_boxes.h"
 #include "torch_glue.h"
@@ -102,12 +103,12 @@ class BoxCells {
   std::vector<int64_t> boxes_;
 };
 
-// Calls start(point) for every point, then found(point, box) for its boxes, in rising order, until
-// that returns true.
-template <class T, class Start, class Found>
+// Calls found(point, box) for every point of a sample and its boxes, in rising order, until it
+// returns true for the point.
+template <class T, class Found>
 void look_up(
     const T* points, const int64_t* point_offsets, const UprightBox* boxes,
-    const int64_t* box_offsets, int64_t samples, const Start& start, const Found& found) {
+    const int64_t* box_offsets, int64_t samples, const Found& found) {
   std::vector<BoxCells> cells;
   for (int64_t sample = 0; sample < samples; ++sample)
     cells.emplace_back(boxes, box_offsets[sample], box_offsets[sample + 1]);
@@ -116,7 +117,6 @@ void look_up(
     int64_t sample = sample_of_row(point_offsets, samples, begin);
     for (int64_t point = begin; point < end; ++point) {
       while (point >= point_offsets[sample + 1]) ++sample;
-      start(point);
       const T* xyz = points + 3 * point;
       cells[sample].near(xyz[0], xyz[1], [&](int64_t box) {
         return is_inside(xyz, boxes[box]) && found(point, box);
@@ -159,9 +159,9 @@ Tensor first_of(const Request<T>& asked) {
     for_each(asked.points, count, 1, functor, P3D_LAUNCHER(first_box_cuda), "points_in_boxes");
     return out;
   }
+  std::fill(first, first + count, -1);
   look_up(
       asked.xyz(), asked.starts(), boxes, asked.box_starts(), asked.samples(),
-      [&](int64_t point) { first[point] = -1; },
       [&](int64_t point, int64_t box) {
         first[point] = box;
         return true;
@@ -169,11 +169,24 @@ Tensor first_of(const Request<T>& asked) {
   return out;
 }
 
+// A mask that is false everywhere on the CPU, and not yet filled on CUDA. The CPU's pages are the
+// system's zeros until somebody writes to them, and few points lie in boxes: filling all of them
+// would take most of the time.
+Tensor empty_mask(const Tensor& like, int64_t rows, int64_t columns) {
+  if (like.is_cuda() || rows * columns == 0)
+    return new_tensor(like, {rows, columns}, ScalarType::Bool);
+  void* zeros = std::calloc(static_cast<size_t>(rows * columns), sizeof(bool));
+  STD_TORCH_CHECK(zeros != nullptr, "no memory for a mask of ", rows, " x ", columns);
+  const std::vector<int64_t> sizes{rows, columns}, strides{columns, 1};
+  return torch::stable::from_blob(
+      zeros, sizes, strides, like.device(), ScalarType::Bool, [](void* data) { std::free(data); });
+}
+
 template <class T>
 Tensor mask_of(const Request<T>& asked) {
   const int64_t count = asked.points.size(0), columns = asked.boxes.size(0);
   const UprightBox* boxes = boxes_of(asked.boxes);
-  Tensor out = new_tensor(asked.points, {count, columns}, ScalarType::Bool);
+  Tensor out = empty_mask(asked.points, count, columns);
   bool* mask = out.mutable_data_ptr<bool>();
   if (asked.points.is_cuda()) {
     const BoxMask<T> functor{
@@ -185,7 +198,6 @@ Tensor mask_of(const Request<T>& asked) {
   }
   look_up(
       asked.xyz(), asked.starts(), boxes, asked.box_starts(), asked.samples(),
-      [&](int64_t point) { std::fill_n(mask + point * columns, columns, false); },
       [&](int64_t point, int64_t box) {
         mask[point * columns + box] = true;
         return false;
