@@ -15,8 +15,8 @@ Tensor running_sums(const Tensor& numbers) {
   using torch::stable::detail::from;
   const std::optional<ScalarType> type = ScalarType::Int;
   std::array<StableIValue, 3> stack{from(numbers), from(int64_t{0}), from(type)};
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::cumsum", "", stack.data(), TORCH_ABI_VERSION));
+  const auto status = torch_call_dispatcher("aten::cumsum", "", stack.data(), TORCH_ABI_VERSION);
+  STD_TORCH_CHECK(status == 0, "strided_map: no sums of the counts");
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
