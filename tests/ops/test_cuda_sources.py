@@ -41,6 +41,14 @@ def test_cuda_sources_need_nothing_of_torch() -> None:
         assert not (found | included(path) & TORCH_SIDE), f"{path.name} includes {found}"
 
 
+def test_macros_of_torch_are_those_of_its_oldest_version() -> None:
+    """Newer headers have more, with which a build under torch 2.11 fails."""
+    text = "".join(path.read_text() for path in (*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h")))
+    assert set(re.findall(r"\b(?:STABLE|STD|TORCH)_[A-Z_]+\b", text)) == {
+        "STABLE_TORCH_LIBRARY_IMPL", "STD_TORCH_CHECK", "TORCH_ABI_VERSION", "TORCH_BOX",
+    }  # fmt: skip
+
+
 def test_every_cuda_file_is_named_so_that_objects_differ() -> None:
     """``op.cpp`` beside ``op.cu`` would both become ``op.o``."""
     assert all(path.stem.endswith("_cuda") for path in cuda_files())
