@@ -55,7 +55,7 @@ def compare(
     peaks = {}
     for name, way in ways.items():
         way()
-        peaks[name] = _peak_mb(way, device)
+        peaks[name] = peak_mb(way, device)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     gc.collect()
     gc.disable()
@@ -83,7 +83,8 @@ def _seconds(way: Callable[[], Any], device: str) -> float:
     return taken
 
 
-def _peak_mb(way: Callable[[], Any], device: str) -> float:
+def peak_mb(way: Callable[[], Any], device: str) -> float:
+    """Memory in MB that a call holds at its peak beyond what was held before, as ``compare``."""
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

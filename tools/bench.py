@@ -1,4 +1,4 @@
-"""Measures parts of the project: ``python tools/bench.py data|town|ops --help``."""
+"""Measures parts of the project: ``python tools/bench.py data|town|ops|model --help``."""
 
 from __future__ import annotations
 
@@ -180,7 +180,15 @@ BENCHES = {"data": Data, "town": Town, "ops": Ops}
 
 def main() -> None:
     """Run the bench named first on the command line."""
-    tyro.extras.subcommand_cli_from_dict(BENCHES, description=__doc__).run()
+    if sys.argv[1:2] == ["model"]:  # its flags are those of the config it is given
+        sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+        from benchmarks.model import main as measure_model
+        from perception3d.engine.command_line import clear_errors
+
+        with clear_errors():
+            measure_model(sys.argv[2:])
+    else:
+        tyro.extras.subcommand_cli_from_dict(BENCHES, description=__doc__).run()
 
 
 if __name__ == "__main__":
