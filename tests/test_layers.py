@@ -34,6 +34,7 @@ OWNERS = {
     "open3d": {"viewer"},
     "nuscenes": {"evaluation"},
     "spconv": {"nn"},
+    "timm": {"backbones"},
     "triton": {"perception3d_ops"},
 }
 HEAVY = (
@@ -46,6 +47,7 @@ HEAVY = (
     "av2",
     "cv2",
     "scipy",
+    "timm",
 )
 
 

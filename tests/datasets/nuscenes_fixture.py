@@ -29,6 +29,7 @@ SPLITS = {"made_train": list(SCENES[:2]), "made_val": [SCENES[2]]}
 #: Seconds between key frames: single gaps beyond 1.5 s and double ones beyond 3.0 s both occur.
 KEY_STEPS_S = (0.5, 0.5, 1.45, 0.5, 1.6, 1.45, 1.6, 0.5)
 IMAGE_HW = (90, 160)
+CAMERA_PERIOD_US = 83_000
 LOCATION = "boston-seaport"
 
 
@@ -172,8 +173,8 @@ def _calibrations(tables: Tables, scene: str, rng: np.random.Generator) -> dict[
 def _stream(
     channel: str, keys: list[int], names: list[str], rng: np.random.Generator
 ) -> list[tuple[int, str, bool]]:
-    """(time, sample, is key) of one sensor: two LiDAR sweeps between key frames, cameras with an
-    offset.
+    """(time, sample, is key) of one sensor: between key frames two LiDAR sweeps, and five images
+    of cameras, which have an offset.
     """
     rows = []
     for i, (time, name) in enumerate(zip(keys, names)):
@@ -181,7 +182,9 @@ def _stream(
             rows += [(time - lag, name, False) for lag in (100_000, 50_000) if i]
             rows.append((time, name, True))
         else:
-            rows.append((time - int(rng.integers(500, 45_000)), name, True))
+            time -= int(rng.integers(500, 45_000))
+            rows += [(time - n * CAMERA_PERIOD_US, name, False) for n in range(5, 0, -1) if i]
+            rows.append((time, name, True))
     return rows
 
 

@@ -102,7 +102,7 @@ def test_edit_that_keeps_size_and_time_is_noticed(copy: Path) -> None:
 
 def test_index_of_another_schema_is_refused(copy: Path) -> None:
     with_header(copy, schema=0)
-    check_refused(copy, "its schema is 0, expected 1")
+    check_refused(copy, "its schema is 0, expected 2")
 
 
 def test_index_of_other_conventions_is_refused(copy: Path) -> None:

@@ -1,5 +1,6 @@
 """nuScenes: raw tables and blobs of any version -> Frame."""
 
+from perception3d.datasets.nuscenes.earlier import EarlierCameras
 from perception3d.datasets.nuscenes.index import (
     ForeignIndexError,
     NuScenesIndex,
@@ -11,6 +12,7 @@ from perception3d.datasets.nuscenes.reader import NuScenesFrames
 from perception3d.datasets.nuscenes.splits import choose_version, scenes_of_split, version_splits
 
 __all__ = [
+    "EarlierCameras",
     "ForeignIndexError",
     "NuScenesFrames",
     "NuScenesIndex",

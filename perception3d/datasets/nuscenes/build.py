@@ -66,7 +66,7 @@ def _build(folder: Path, report: Callable[[str], None]) -> Arrays:
     samples, sample_index = _samples(folder)
     calibrations, channel_of = _calibrations(folder)
     data = _sample_data(folder, channel_of)
-    report(f"{len(data['token'])} LiDAR sweeps and key images; reading ego poses and annotations")
+    report(f"{len(data['token'])} LiDAR sweeps and images; reading ego poses and annotations")
     poses = _ego_poses(folder, data["ego_pose_token"])
     sensors = _sensor_arrays(data, poses, calibrations, samples, sample_index)
     boxes = annotation_arrays(folder, sample_index, samples["sample_time_us"])
@@ -123,9 +123,7 @@ def _calibrations(folder: Path) -> tuple[Arrays, dict[str, str]]:
 
 
 def _sample_data(folder: Path, channel_of: dict[str, str]) -> dict[str, list[Any]]:
-    """Columns of the rows that are kept: every LIDAR_TOP sweep and the key images of known
-    cameras.
-    """
+    """Columns of the rows that are kept: every sweep of LIDAR_TOP and of known cameras."""
     cameras = frozenset(CAMERA_CHANNELS)
     kept: dict[str, list[Any]] = {name: [] for name in (*_DATA_FIELDS, "channel")}
     for rows in iterate_table(folder, "sample_data"):
@@ -133,7 +131,7 @@ def _sample_data(folder: Path, channel_of: dict[str, str]) -> dict[str, list[Any
         names = column(rows, "sample_data", "calibrated_sensor_token")
         for row, calibration in zip(rows, names):
             channel = channel_of.get(calibration)
-            if channel == LIDAR_CHANNEL or (channel in cameras and row["is_key_frame"]):
+            if channel == LIDAR_CHANNEL or channel in cameras:
                 wanted.append(row)
                 kept["channel"].append(channel)
             elif channel is None:
@@ -196,25 +194,37 @@ def _sensor_arrays(
         raise ValueError(
             f"sample {bad} has no {LIDAR_CHANNEL} key frame, whose frame everything is put in"
         )
-    before = TokenIndex("sample_data", token[lidar]).find(
-        previous[lidar], "sample_data.prev", optional=True
-    )
     camera = np.flatnonzero(channel != LIDAR_CHANNEL)
+
+    def before(rows: Array, *, lost_is_none: bool = False) -> Array:
+        wanted = previous[rows]
+        if lost_is_none:  # an image that the tables leave out is not earlier than another
+            wanted = np.where(np.isin(wanted, token[rows]), wanted, b"")
+        return TokenIndex("sample_data", token[rows]).find(
+            wanted, "sample_data.prev", optional=True
+        )
+
     views = np.full((len(sweep), len(CAMERA_CHANNELS)), -1, np.int64)
     number = {name: i for i, name in enumerate(CAMERA_CHANNELS)}
-    views[sample[camera], [number[name] for name in channel[camera]]] = np.arange(len(camera))
+    is_key = key[camera]
+    views[sample[camera][is_key], [number[name] for name in channel[camera][is_key]]] = (
+        np.flatnonzero(is_key)
+    )
+    lidar_before = before(lidar)
     return {
         "sample_lidar": sweep,
         "sample_cameras": views,
         "lidar_time_us": time_us[lidar],
         "lidar_global_T_sensor": global_T_sensor[lidar],
         "lidar_calibration": calibration[lidar],
-        "lidar_previous": before,
-        "lidar_velocity_mps": sensor_velocity(global_T_sensor[lidar], time_us[lidar], before),
+        "lidar_previous": lidar_before,
+        "lidar_velocity_mps": sensor_velocity(global_T_sensor[lidar], time_us[lidar], lidar_before),
         **{f"lidar_file_{k}": v for k, v in paths(lidar).items()},
         "camera_time_us": time_us[camera],
         "camera_global_T_sensor": global_T_sensor[camera],
         "camera_calibration": calibration[camera],
+        "camera_previous": before(camera, lost_is_none=True),
+        "camera_is_key": is_key,
         "camera_hw": np.array(
             [(data["height"][i], data["width"][i]) for i in camera], np.int64
         ).reshape(-1, 2),

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 KIND = "perception3d nuScenes index"
 #: Raised whenever a column changes its name or meaning.
-SCHEMA = 1
+SCHEMA = 2
 CONVENTION = (
     "global frame; ref = LIDAR_TOP at key time; dst_T_src 4x4 float64; gravity centres; size "
     "length width height; heading = box x axis; velocity m/s, NaN unknown; time us; cameras z "
@@ -51,11 +51,12 @@ class ForeignIndexError(ValueError):
 class NuScenesIndex:
     """Columns of one version; rows of lists end where ``*_end`` or ``*_offset`` say.
 
-    ``arrays`` holds, with S samples, L sweeps, C key images, K calibrations, N boxes:
+    ``arrays`` holds, with S samples, L sweeps, C images, K calibrations, N boxes:
     ``sample_token, sample_time_us, sample_scene, sample_previous, sample_lidar (S,), sample_cameras
     (S, 6)`` with -1 for none; ``lidar_time_us, lidar_calibration, lidar_previous (L,),
     lidar_global_T_sensor (L, 4, 4), lidar_velocity_mps (L, 3)`` along the sensor's axes;
-    ``camera_time_us, camera_calibration (C,), camera_global_T_sensor (C, 4, 4), camera_hw (C, 2)``;
+    ``camera_time_us, camera_calibration, camera_previous, camera_is_key (C,),
+    camera_global_T_sensor (C, 4, 4), camera_hw (C, 2)`` of key images and those between them;
     ``calibration_ego_T_sensor (K, 4, 4), calibration_K (K, 3, 3)``; ``box_offset (S + 1,),
     box_center_m, box_size_lwh_m, box_heading, box_velocity_mps (N, 3), box_label, box_attribute,
     box_num_lidar, box_num_radar (N,)``, everything in the global frame.

@@ -135,6 +135,10 @@ class NuScenesFrames:
             )
         return int(found[0])
 
+    def row_of(self, number: int) -> int:
+        """Row of a frame in the index's samples."""
+        return int(self._rows[number])
+
     def class_counts(self) -> Array:
         """(N, 10) int64 boxes of every class in every frame that hold a LiDAR or radar point.
 
@@ -162,24 +166,25 @@ class NuScenesFrames:
         """
         if not -len(self) <= number < len(self):
             raise IndexError(f"frame {number} of a split of {len(self)}")
-        row = int(self._rows[number])
+        row = self.row_of(number)
         index = self.index
         lidar = int(index["sample_lidar"][row])
         global_T_ref = index["lidar_global_T_sensor"][lidar]
         ref_T_global = _inverse(global_T_ref)
         global_SE3_ref = SE3.from_matrix(_tensor(global_T_ref))
-        rig = self._rig(row, ref_T_global) if self.cameras else None
+        token = bytes(index["sample_token"][row]).decode()
+        views = self.camera_rows(row) if self.cameras else None
         scene = index["sample_scene"][row]
         ego_T_ref = index["calibration_ego_T_sensor"][index["lidar_calibration"][lidar]]
         return Frame(
-            token=bytes(index["sample_token"][row]).decode(),
+            token=token,
             log=bytes(index["log_name"][index["scene_log"][scene]]).decode(),
             time_ns=int(index["lidar_time_us"][lidar]) * 1000,
             global_SE3_ref=global_SE3_ref,
             ego_SE3_ref=SE3.from_matrix(_tensor(ego_T_ref)),
             points=self._points(lidar, ref_T_global) if self.load_points else None,
-            images=self._images(row) if self.load_images else None,
-            rig=rig,
+            images=self.images(views, token) if views is not None and self.load_images else None,
+            rig=self.rig(views, ref_T_global) if views is not None else None,
             boxes=self._boxes(row, ref_T_global) if self.load_boxes and index.has_boxes else None,
             map=None if self.map_grid is None else self._map(number, global_SE3_ref, self.map_grid),
         )
@@ -202,7 +207,12 @@ class NuScenesFrames:
             sweeps, close_m=self.close_m, drop_close=self.drop_close, ring=self.ring
         )
 
-    def _camera_rows(self, row: int) -> Array:
+    def camera_rows(self, row: int) -> Array:
+        """(V,) rows of the index's images, one for each of ``cameras``, of a sample's row.
+
+        Raises:
+            ValueError: the sample lacks the key image of a camera.
+        """
         rows = self.index["sample_cameras"][row][
             [CAMERA_CHANNELS.index(name) for name in self.cameras]
         ]
@@ -215,9 +225,9 @@ class NuScenesFrames:
             )
         return rows
 
-    def _rig(self, row: int, ref_T_global: Array) -> CameraRig:
-        index, rows = self.index, self._camera_rows(row)
-        reduce = self.image_reduce
+    def rig(self, rows: Array, ref_T_global: Array) -> CameraRig:
+        """The cameras of some rows of images (V,), one for each of ``cameras``."""
+        index, reduce = self.index, self.image_reduce
         scale = np.diag([1 / reduce, 1 / reduce, 1.0])
         camera_T_ref = _inverse(ref_T_global @ index["camera_global_T_sensor"][rows])
         return CameraRig(
@@ -229,8 +239,8 @@ class NuScenesFrames:
             time_ns=_tensor(index["camera_time_us"][rows] * 1000),
         )
 
-    def _images(self, row: int) -> tuple[Tensor, ...]:
-        token = bytes(self.index["sample_token"][row]).decode()
+    def images(self, rows: Array, token: str) -> tuple[Tensor, ...]:
+        """Pixels of some rows of images (V,); the sample's token is for messages."""
         return tuple(
             read_image(
                 self.root / self.index.text("camera_file", camera),
@@ -238,7 +248,7 @@ class NuScenesFrames:
                 hw=tuple(self.index["camera_hw"][camera].tolist()),
                 reduce=self.image_reduce,
             )
-            for camera in self._camera_rows(row).tolist()
+            for camera in rows.tolist()
         )
 
     def _boxes(self, row: int, ref_T_global: Array) -> Boxes3D:
