@@ -10,6 +10,11 @@ from torch import Tensor, nn
 #: Published for CMT (Caffe statistics of ImageNet, blue first, as its pre-trained VoVNet expects).
 BGR_MEAN = (103.53, 116.28, 123.675)
 BGR_STD = (57.375, 57.12, 58.395)
+#: Published for PETR-R50, whose msra weights expect blue first, centred and not scaled.
+CAFFE_STD = (1.0, 1.0, 1.0)
+#: Published for ResNets in PyTorch style that look at red first (PETR, branch "flash").
+RGB_MEAN = BGR_MEAN[::-1]
+RGB_STD = BGR_STD[::-1]
 
 
 class ImageNormalize(nn.Module):

@@ -67,7 +67,17 @@ def test_masked_images_become_the_published_constants() -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"depth": 20}, "depths are 18"), ({"out_stages": (4,)}, "0 to 3"), ({"width": 4}, "of 8")],
+    [
+        ({"depth": 20}, "depths are 18"),
+        ({"out_stages": (4,)}, "0 to 3"),
+        ({"out_stages": ()}, "0 to 3"),
+        ({"out_stages": (3, 2)}, "ascend"),
+        ({"width": 4}, "of 8"),
+        ({"frozen_stages": 5}, "up to 4; found 5"),
+        ({"style": "torch"}, "found 'torch'"),
+        ({"deformable_stages": (2,)}, "ResNet-18"),
+        ({"depth": 50, "out_stages": (1,), "deformable_stages": (2,)}, "0 to 1"),
+    ],
 )
 def test_impossible_resnets_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
