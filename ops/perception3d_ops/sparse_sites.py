@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,9 +35,7 @@ class SparseSites:
     index: Tensor
     shape: Triple
     batch_size: int
-    _maps: dict[tuple[object, ...], KernelMap] = field(
-        default_factory=dict, repr=False, compare=False
-    )
+    _maps: dict[tuple[object, ...], _Made] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_tensor("sites", self.index, ("N", 4), types=(torch.int32,))
@@ -102,8 +101,8 @@ class SparseSites:
         key = ("submanifold", kernel, dilation)
         if key not in self._maps:
             table = submanifold_table(self.index, self.shape, kernel, dilation)
-            self._maps[key] = KernelMap(self, self, table)
-        return self._maps[key]
+            self._maps[key] = _Made(None, table, [])
+        return self._map(key)
 
     def strided(
         self,
@@ -152,12 +151,30 @@ class SparseSites:
                 transposed,
             )
             out = SparseSites(index, (shape[0], shape[1], shape[2]), self.batch_size)
-            self._maps[key] = KernelMap(self, out, table)
-        return self._maps[key]
+            self._maps[key] = _Made(out, table, [])
+        return self._map(key)
+
+    def _map(self, key: tuple[object, ...]) -> KernelMap:
+        made = self._maps[key]
+        target = self if made.target is None else made.target
+        return KernelMap(self, target, made.table, made.turned)
 
     def to(self, device: torch.device | str) -> SparseSites:
         """The same sites on another device, without maps."""
         return SparseSites(self.index.to(device), self.shape, self.batch_size)
+
+
+class _Made(NamedTuple):
+    """What sites keep of a map that starts at them.
+
+    Not the map itself, which holds the sites: Python frees such a circle, and the hundred megabytes
+    in it, only when its collector comes by. For the same reason there is no target where it is the
+    sites themselves.
+    """
+
+    target: SparseSites | None
+    table: Tensor
+    turned: list[Tensor]
 
 
 def check_triple(name: str, triple: Triple, least: int) -> None:
