@@ -1,14 +1,9 @@
-"""Weights on disk: safetensors with a header that names the model; pickles are converted.
-
-python -m perception3d.engine.checkpoints PUBLISHED.pth CONVERTED.safetensors
-"""
+"""Weights on disk: safetensors with a header that names the model; pickles are read safely."""
 
 from __future__ import annotations
 
-import argparse
 import re
 import shlex
-import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,14 +22,17 @@ FORMAT = "perception3d-weights-1"
 #: Header entry of converted files: they may hold sparse kernels in either published layout.
 KERNELS, PUBLISHED = "kernels", "published"
 
+#: Header entry of converted files: the config whose model has these shapes.
+FITS = "fits"
+
 #: Suffixes of files that hold pickles.
 PICKLES = (".pth", ".pt", ".ckpt", ".pkl", ".bin", ".tar")
 
 #: First bytes of torch.save's files: a zip archive, or a bare pickle (before PyTorch 1.6).
 PICKLE_BEGINNINGS = (b"PK\x03\x04", b"\x80")
 
-#: Name of this module, which is "__main__" while it runs as a command.
-MODULE = "perception3d.engine.checkpoints"
+#: What converts a pickle, as a command.
+CONVERTER = "perception3d.engine.published"
 
 
 def save_weights(
@@ -86,7 +84,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         target = path.with_suffix(".safetensors")
         if target == path:
             target = path.with_stem(f"{path.stem}_converted")
-        command = shlex.join(["python", "-m", MODULE, str(path), str(target)])
+        command = shlex.join(["python", "-m", CONVERTER, str(path), str(target)])
         raise ValueError(
             f"{path} is a pickle, which can run code when it is opened; convert it once with\n"
             f"    {command}\nand load {target}"
@@ -135,7 +133,8 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, str]:
             f"{path} holds weights of {header.get('model')!r}; this model is {expected!r}"
         )
     layout: KernelLayout = "auto" if header.get(KERNELS) == PUBLISHED else "spconv2"
-    load_state(model, read_kernels(model, state, layout), source=str(path))
+    source = str(path) + (f" (weights for {header[FITS]})" if FITS in header else "")
+    load_state(model, read_kernels(model, state, layout), source=source)
     return header
 
 
@@ -193,27 +192,14 @@ def load_published(
     load_state(model, read_kernels(model, part, kernels), source="the checkpoint")
 
 
-def convert(
-    source: str | Path, target: str | Path, *, table: KeyTable = CMT_KEYS, model_name: str = "CMT"
-) -> int:
-    """Turn a published pickle into a weights file of ours; nothing in the pickle is executed.
-
-    Args:
-        source: mmcv-style checkpoint (weights under "state_dict") or a bare state dict.
-        target: safetensors file to write.
-        table: the names.
-        model_name: for the header.
-
-    Returns:
-        Number of tensors written.
+def state_of_pickle(source: Path) -> dict[str, Tensor]:
+    """The tensors of a pickled checkpoint by their names; nothing in it is executed.
 
     Raises:
-        FileNotFoundError: there is no source.
-        ValueError: it is no PyTorch checkpoint, holds more than tensors and plain values, no
-            tensors, or unknown names.
-        OSError: the target can't be written.
+        FileNotFoundError: there is no such file.
+        ValueError: it is no PyTorch checkpoint, holds more than tensors and plain values, or no
+            tensors.
     """
-    source = Path(source)
     loaded = _unpickle_safely(source)
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
     if not isinstance(state, dict):
@@ -224,10 +210,7 @@ def convert(
     tensors = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if not tensors:
         raise ValueError(f"{source} holds no tensors; found the keys {listed(map(str, state))}")
-    ours = table.translate(tensors)
-    notes = {"source": source.name, KERNELS: PUBLISHED}
-    write_weights(ours, target, model_name=model_name, notes=notes)
-    return len(ours)
+    return tensors
 
 
 def _unpickle_safely(source: Path) -> Any:
@@ -250,23 +233,3 @@ def _unpickle_safely(source: Path) -> Any:
         raise ValueError(
             f"{source} is not a readable PyTorch checkpoint ({type(error).__name__}); copy it again"
         ) from error
-
-
-def main(arguments: list[str]) -> None:
-    """The converting command."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {MODULE}", description="Convert a published CMT checkpoint to safetensors."
-    )
-    parser.add_argument("source", help="published checkpoint (.pth)")
-    parser.add_argument("target", help="safetensors file to write")
-    parsed = parser.parse_args(arguments)
-    count = convert(parsed.source, parsed.target)
-    print(f"{count} tensors written to {parsed.target}")
-
-
-if __name__ == "__main__":
-    # Not above: command_line needs this module.
-    from perception3d.engine.command_line import clear_errors
-
-    with clear_errors():
-        main(sys.argv[1:])

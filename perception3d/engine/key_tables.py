@@ -4,15 +4,41 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 #: Placeholders of a rule: {i}, {j}, {l} are numbers; {rest} is anything; every other name is one
 #: word.
 _NUMBERS = ("i", "j", "l")
+
+
+@dataclass(frozen=True)
+class RowFold:
+    """Rows of weights (output channels) that change place and sign on the way in.
+
+    Attributes:
+        name: rule for our names.
+        order: our row i is the published row ``order[i]``, times ``sign[i]``.
+    """
+
+    name: str
+    order: tuple[int, ...]
+    sign: tuple[int, ...]
+
+    def __call__(self, value: Any) -> Any:
+        """The tensor in our order; one with another number of rows stays, for loading to refuse."""
+        if value.shape[:1] != (len(self.order),):
+            return value
+        rows = value[list(self.order)]
+        return rows * rows.new_tensor(self.sign).view(-1, *[1] * (rows.ndim - 1))
+
+    def inverse(self) -> RowFold:
+        """From our order to the published one."""
+        back = tuple(self.order.index(row) for row in range(len(self.order)))
+        return RowFold(self.name, back, tuple(self.sign[row] for row in back))
 
 
 @dataclass(frozen=True)
@@ -23,10 +49,12 @@ class KeyTable:
         rules: both sides of a rule hold the same placeholders, which makes it readable in either
             direction.
         ignored: published names that stand for nothing (rules without a counterpart).
+        folds: weights whose rows mean something else there; ``translate`` puts them in our order.
     """
 
     rules: tuple[tuple[str, str], ...]
     ignored: tuple[str, ...] = ()
+    folds: tuple[RowFold, ...] = ()
 
     @cached_property
     def _compiled(
@@ -66,13 +94,28 @@ class KeyTable:
                 unknown.append(name)
                 continue
             if translated is not None:
-                ours[translated] = value
+                ours[translated] = self._folded(translated, value)
         if unknown:
             raise ValueError(
                 f"{len(unknown)} published names are not in the key table: {listed(unknown)}. "
                 "Is this the checkpoint of another model?"
             )
         return ours
+
+    def publish(self, state: Mapping[str, T]) -> dict[str, T]:
+        """One of our state dicts under published names; the way back of :meth:`translate`.
+
+        Raises:
+            KeyError: a name that the table doesn't know.
+        """
+        back = replace(self, folds=tuple(fold.inverse() for fold in self.folds))
+        return {self.to_published(name): back._folded(name, value) for name, value in state.items()}
+
+    def _folded(self, ours: str, value: T) -> T:
+        for fold in self.folds:
+            if _pattern(fold.name).fullmatch(ours):
+                return fold(value)
+        return value
 
 
 def listed(names: Iterable[str]) -> str:
@@ -165,4 +208,30 @@ CMT_HEAD_KEYS = (
 CMT_KEYS = KeyTable(
     rules=PILLARNEST_LIDAR_KEYS + SECOND_KEYS + IMAGE_KEYS + CMT_HEAD_KEYS,
     ignored=("pts_backbone.bias",),
+)
+
+_CENTER_TASK = "pts_bbox_head.task_heads.{i}.{branch}"
+_OUR_CENTER_TASK = "head.task_branches.{i}.{branch}"
+
+#: Centre head of PillarNeSt (WayneMao/PillarNeSt).
+CENTER_HEAD_KEYS = (
+    ("pts_bbox_head.shared_conv.conv.weight", "head.shared.0.weight"),
+    ("pts_bbox_head.shared_conv.bn.{leaf}", "head.shared.1.{leaf}"),
+    (f"{_CENTER_TASK}.0.conv.weight", f"{_OUR_CENTER_TASK}.0.0.weight"),
+    (f"{_CENTER_TASK}.0.bn.{{leaf}}", f"{_OUR_CENTER_TASK}.0.1.{{leaf}}"),
+    (f"{_CENTER_TASK}.1.{{leaf}}", f"{_OUR_CENTER_TASK}.1.{{leaf}}"),
+)
+
+#: Box convention of mmdetection3d before 1.0 to ours: (width, length, height) to (length, width,
+#: height), and yaw_old = -yaw - pi/2, so that (sin, cos) of yaw is (-cos, -sin) of yaw_old.
+OLD_BOX_FOLDS = (
+    RowFold("head.task_branches.{i}.dim.1.{leaf}", order=(1, 0, 2), sign=(1, 1, 1)),
+    RowFold("head.task_branches.{i}.rot.1.{leaf}", order=(1, 0), sign=(-1, -1)),
+)
+
+#: PillarNeSt, all four sizes. The published files hold the old box convention, which ends here.
+PILLARNEST_KEYS = KeyTable(
+    rules=PILLARNEST_LIDAR_KEYS + CENTER_HEAD_KEYS,
+    ignored=("pts_backbone.bias",),
+    folds=OLD_BOX_FOLDS,
 )

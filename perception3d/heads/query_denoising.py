@@ -6,7 +6,7 @@ position is noised; denoising queries carry neither label nor size. Training onl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -79,19 +79,23 @@ class DenoisingBuilder:
         range_m: x, y, z minima, then maxima, that references are normalised to.
         num_classes: also the background label.
         query_budget: the number of groups is at most budget // M; published 900, the number of
-            queries.
+            queries. None does not reduce it (published for PETR).
         max_groups: published 10.
         noise_scale: centres move by up to this share of half the size along each axis (yaw
             ignored).
         split: rows whose noise vector is longer are labelled background; published 0.75.
+        size_axes: which of length, width, height bounds the noise along x, y, z.
+        encode: boxes to (N, 10) target vectors.
     """
 
     range_m: tuple[float, float, float, float, float, float]
     num_classes: int
-    query_budget: int
+    query_budget: int | None
     max_groups: int = 10
     noise_scale: float = 1.0
     split: float = 0.75
+    size_axes: tuple[int, int, int] = (0, 1, 2)
+    encode: Callable[[Boxes3D], Tensor] = encode_boxes
 
     def __call__(self, boxes: Sequence[Boxes3D], noise: Tensor | None = None) -> Denoising | None:
         """Queries for a batch, or None when there is no box or no room for a single group.
@@ -107,10 +111,12 @@ class DenoisingBuilder:
         boxes = [usable_boxes(b, self.num_classes) for b in boxes]
         counts = [len(b) for b in boxes]
         largest = max(counts, default=0)
-        groups = min(self.max_groups, self.query_budget // largest) if largest else 0
+        groups = self.max_groups if largest else 0
+        if largest and self.query_budget is not None:
+            groups = min(groups, self.query_budget // largest)
         every = Boxes3D.cat(boxes)
         device = every.center_m.device
-        mean_rows = _mean_over_processes(groups * len(every), device)
+        mean_rows = mean_over_processes(groups * len(every), device)
         if groups == 0:
             return None
         box_index = torch.arange(len(every), device=device).repeat(groups)
@@ -122,7 +128,7 @@ class DenoisingBuilder:
             noise = torch.rand(len(box_index), 3, device=device)
         u = noise * 2 - 1
         centers_m = every.center_m.float()[box_index]
-        half_size_m = every.size_lwh_m.float()[box_index] / 2
+        half_size_m = every.size_lwh_m[:, list(self.size_axes)].float()[box_index] / 2
         low, high = centers_m.new_tensor(self.range_m[:3]), centers_m.new_tensor(self.range_m[3:])
         noised = (centers_m + u * half_size_m * self.noise_scale - low) / (high - low)
         reference = noised.new_zeros(len(boxes), groups * largest, 3)
@@ -136,13 +142,14 @@ class DenoisingBuilder:
             box_index=box_index,
             true_label=true_label,
             label=torch.where(u.norm(dim=-1) > self.split, self.num_classes, true_label),
-            target=encode_boxes(every)[box_index],
+            target=self.encode(every)[box_index],
             positive_share=PI / 6 * self.split**3,
             mean_rows=max(mean_rows, 1.0),
         )
 
 
-def _mean_over_processes(count: int, device: torch.device) -> float:
+def mean_over_processes(count: int, device: torch.device) -> float:
+    """A count averaged over the processes of a distributed run; all of them must ask."""
     if not (dist.is_available() and dist.is_initialized()):
         return float(count)
     total = torch.tensor(float(count), device=device)

@@ -6,14 +6,14 @@ Reference: junjie18/CMT, ``CmtHead.loss`` and ``HungarianAssigner3D``; arXiv 230
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from perception3d.heads.box_code import MATCHED_SLOTS, encode_boxes
-from perception3d.heads.query_denoising import Denoising, usable_boxes
+from perception3d.heads.query_denoising import Denoising, mean_over_processes, usable_boxes
 from perception3d.losses.box import weighted_l1
 from perception3d.losses.focal import sigmoid_focal_loss
 from perception3d.losses.matching import focal_class_cost, hungarian, l1_cost
@@ -27,8 +27,8 @@ CODE_WEIGHTS = (2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.2, 0.2)
 class Targets:
     """Boxes of a batch, padded to the largest sample.
 
-    Within a sample they are stably sorted by label: the order in which the published code numbers
-    them.
+    Within a sample they are stably sorted by label: the order in which the published code of CMT
+    numbers them.
 
     Attributes:
         vector: (B, N, 10).
@@ -41,13 +41,28 @@ class Targets:
     counts: tuple[int, ...]
 
     @classmethod
-    def of(cls, boxes: Sequence[Boxes3D], num_classes: int) -> Targets:
-        """Targets of one set of boxes a sample, without unknown classes and broken boxes."""
+    def of(
+        cls,
+        boxes: Sequence[Boxes3D],
+        num_classes: int,
+        *,
+        encode: Callable[[Boxes3D], Tensor] = encode_boxes,
+        by_label: bool = True,
+    ) -> Targets:
+        """Targets of one set of boxes a sample, without unknown classes and broken boxes.
+
+        Args:
+            boxes: of every sample.
+            num_classes: K; boxes of other labels are left out.
+            encode: boxes to (N, 10) vectors.
+            by_label: sort; False keeps the order of the boxes (published for PETR).
+        """
         vectors, labels = [], []
         for sample in boxes:
             usable = usable_boxes(sample, num_classes)
-            usable = usable.select(usable.label.argsort(stable=True))
-            vector = encode_boxes(usable)
+            if by_label:
+                usable = usable.select(usable.label.argsort(stable=True))
+            vector = encode(usable)
             matchable = torch.isfinite(vector[:, :MATCHED_SLOTS]).all(dim=-1)
             vectors.append(vector[matchable])
             labels.append(usable.label[matchable])
@@ -83,6 +98,9 @@ class QueryLoss:
         background_weight: a negative query counts as this much of a positive in the class
             normaliser.
         denoising_weight: multiplies both denoising terms.
+        denoising_code_weights: of the ten slots in the denoising box loss; None = ``code_weights``.
+        mean_positives: divide the box loss by the number of positives averaged over the processes
+            of a distributed run (published for PETR) instead of this process' own.
     """
 
     code_weights: tuple[float, ...] = CODE_WEIGHTS
@@ -94,6 +112,8 @@ class QueryLoss:
     gamma: float = 2.0
     background_weight: float = 0.1
     denoising_weight: float = 1.0
+    denoising_code_weights: tuple[float, ...] | None = None
+    mean_positives: bool = False
 
     def __call__(
         self,
@@ -172,8 +192,9 @@ class QueryLoss:
             targets.vector[m.sample, m.box],
             box.new_tensor(self.code_weights),
         )
+        divisor = mean_over_processes(positives, box.device) if self.mean_positives else positives
         # max(., 1): without a positive the published 0 / 0 is replaced by 0.
-        by_box = box.new_zeros(layers).index_add(0, m.layer, rows) / max(positives, 1)
+        by_box = box.new_zeros(layers).index_add(0, m.layer, rows) / max(divisor, 1)
         if positives == 0:
             # Keeps the box branches in the graph: distributed training wants a gradient of
             # everything.
@@ -188,7 +209,7 @@ class QueryLoss:
         label = dn.label.expand(len(box), -1)
         focal = sigmoid_focal_loss(scores, label, alpha=self.alpha, gamma=self.gamma)
         by_class = focal.sum(dim=(1, 2)) / max(rows * dn.positive_share, 1.0)
-        weight = predicted.new_tensor(self.code_weights)
+        weight = predicted.new_tensor(self.denoising_code_weights or self.code_weights)
         by_box = (
             weighted_l1(predicted, dn.target.expand(len(box), -1, -1), weight).sum(dim=1)
             / dn.mean_rows

@@ -49,7 +49,8 @@ class MultiHeadAttention(nn.Module):
         Args:
             query: (B, N, C).
             key, value: (B, M, C).
-            blocked: (N, M) bool, True where a query must not see a key.
+            blocked: (N, M) bool, True where a query must not see a key; (B, 1, 1, M) where that
+                depends on the sample and the key alone.
 
         Returns:
             (B, N, C).

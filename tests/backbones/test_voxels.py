@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from perception3d.backbones.second import SECOND
 from perception3d.backbones.voxels import SparseEncoder, VoxelEncoder
 from perception3d.engine.checkpoints import (
-    convert,
+    KERNELS,
+    PUBLISHED,
     load_published,
     load_weights,
     read_weights,
     save_weights,
+    state_of_pickle,
+    write_weights,
 )
 from perception3d.engine.key_tables import CMT_KEYS
 from perception3d.models.lidar_branch import LidarBranch, pillar_branch, voxel_branch
@@ -175,7 +178,9 @@ def test_published_names_and_layouts_come_and_go(old: bool, tmp_path: Path) -> N
         nn.ModuleDict({"lidar": small_branch(3, natural=False)}),
     )
     torch.save(state, tmp_path / "published.pth")
-    convert(tmp_path / "published.pth", tmp_path / "ours.safetensors", model_name="ModuleDict")
+    ours = CMT_KEYS.translate(state_of_pickle(tmp_path / "published.pth"))
+    notes = {KERNELS: PUBLISHED}
+    write_weights(ours, tmp_path / "ours.safetensors", model_name="ModuleDict", notes=notes)
     load_weights(third, tmp_path / "ours.safetensors")
     save_weights(third, tmp_path / "again.safetensors")
     assert "kernels" not in read_weights(tmp_path / "again.safetensors")[1]

@@ -16,13 +16,13 @@ from torch import nn
 
 from perception3d.engine import checkpoints
 from perception3d.engine.checkpoints import (
-    convert,
     load_published,
     load_weights,
     read_weights,
     save_weights,
 )
 from perception3d.engine.key_tables import CMT_KEYS, KeyTable
+from perception3d.engine.published import import_published
 from perception3d.models.cmt import CMT
 from tests.models.small_cmt import small_batch, small_cmt
 
@@ -94,9 +94,8 @@ def test_pickles_are_refused_with_the_converting_command(tmp_path: Path, suffix:
     path.write_bytes(b"anything")
     with pytest.raises(ValueError, match="is a pickle") as error:
         read_weights(path)
-    assert (
-        f"python -m perception3d.engine.checkpoints {path} {tmp_path}/epoch20.safetensors"
-        in str(error.value)
+    assert f"python -m perception3d.engine.published {path} {tmp_path}/epoch20.safetensors" in str(
+        error.value
     )
 
 
@@ -109,7 +108,7 @@ def test_pickles_under_other_names_are_refused_too(tmp_path: Path, name: str, zi
         read_weights(path)
     command = str(error.value).splitlines()[1].strip()
     *start, source, target = shlex.split(command)
-    assert start == ["python", "-m", "perception3d.engine.checkpoints"]
+    assert start == ["python", "-m", "perception3d.engine.published"]
     assert Path(source) == path and Path(target) != path and Path(target).suffix == ".safetensors"
 
 
@@ -200,7 +199,7 @@ def test_a_published_pickle_is_converted(tmp_path: Path, wrapped: bool) -> None:
     state = published(model) | {"pts_backbone.bias": torch.zeros(3)}
     source, target = tmp_path / "published.pth", tmp_path / "ours.safetensors"
     torch.save({"meta": {"epoch": 20}, "state_dict": state} if wrapped else state, source)
-    assert convert(source, target) == len(model.state_dict())
+    assert len(import_published(source, target).state) == len(model.state_dict())
     other = small_cmt(seed=4)
     assert load_weights(other, target)["source"] == "published.pth"
     for name, value in model.state_dict().items():
@@ -211,12 +210,12 @@ def test_a_pickle_with_code_is_not_opened(tmp_path: Path) -> None:
     source = tmp_path / "evil.pth"
     torch.save({"state_dict": {}, "meta": Path("x")}, source)
     with pytest.raises(ValueError, match="more than tensors and plain values"):
-        convert(source, tmp_path / "out.safetensors")
+        import_published(source, tmp_path / "out.safetensors")
 
 
 def run_command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "perception3d.engine.checkpoints", *arguments],
+        [sys.executable, "-m", "perception3d.engine.published", *arguments],
         cwd=folder,
         env={"PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
@@ -263,6 +262,6 @@ def test_what_cannot_be_converted(tmp_path: Path, content: Any, message: str) ->
     elif content is not None:
         torch.save(content, source)
     with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
-        convert(source, target)
+        import_published(source, target, "cmt")
     assert "weights_only" not in str(error.value) and "\n" not in str(error.value)
     assert not target.exists()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from perception3d.datasets.augment import ImageAugment, transform_scene
 from perception3d.geometry import invert_rigid, matrix_from_quaternion, rigid_matrix
-from perception3d.geometry.temporal import camera_ages_s, camera_from_reference, frame_gap_s
+from perception3d.geometry.temporal import camera_ages_s, camera_from_reference
 from perception3d.structures import SE3, CameraRig, Frame
 from tests.golden_cases import GoldenCase, golden, load_case
 
@@ -53,7 +53,6 @@ def test_golden_petr_temporal(name: str) -> None:
     case.check("lidar2img", rig.ref_to_image())
     ages = camera_ages_s(time_ns, rig.time_ns)
     case.check("timestamp", ages)
-    assert 0.3 < float(frame_gap_s(ages)) < 2.3
     intrinsics = torch.eye(4, dtype=torch.float64).repeat(len(rig), 1, 1)
     intrinsics[:, :3, :3] = rig.K
     case.check("intrinsics", intrinsics)

@@ -1,0 +1,234 @@
+"""PETR and PETRv2: queries look at image cells that know which points their rays pass.
+
+Reference: PETR: Position Embedding Transformation for Multi-View 3D Object Detection, arXiv
+2203.05625 (ECCV 2022), figure 2; PETRv2, arXiv 2206.01256 (ICCV 2023), figure 2;
+megvii-research/PETR for what the papers leave open.
+
+    images of V cameras (PETRv2: now, then the same V cameras 15 camera frames ago)
+        -> normalise -> GridMask -> backbone -> neck -> project --------> features --+--> values
+    rig, earlier views seen from the current frame -> ray code --x gate <--+         +--> keys
+    place among views, rows, columns -> view code -----------------------+--> position
+    reference points -> query code -> decoder -> boxes (displacements / time gap = velocities)
+    fixed grid       -> query code -> decoder -> maps seen from above
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from perception3d.fusion.petr_tokens import PETRTokens, RigCode
+from perception3d.geometry.temporal import camera_ages_s, frame_gap_s
+from perception3d.heads.petr import PETRHead
+from perception3d.heads.queries import QuerySource
+from perception3d.heads.query import QueryOutputs
+from perception3d.heads.query_denoising import Denoising, DenoisingBuilder
+from perception3d.heads.segmentation import MapOutputs, SegmentationHead
+from perception3d.models.image_branch import ImageBranch
+from perception3d.structures import Batch, BEVGrid, Boxes3D, CameraRig, Prediction
+
+
+@dataclass(frozen=True)
+class PETROutputs:
+    """What the heads that a model has say; None for a head that it lacks."""
+
+    detection: QueryOutputs | None
+    map: MapOutputs | None
+
+
+class PETR(nn.Module):
+    """The camera model; which tasks it has follows from which heads are given.
+
+    With two frames a batch holds both on its view axis: ``batch.images`` (B, 2 V, 3, H, W) and
+    ``batch.rig`` with the V current cameras first, then the same cameras of the earlier frame in
+    the same order; ``rig.cam_SE3_ref`` of all of them starts in the current ``ref``
+    (:func:`perception3d.geometry.temporal.shift_reference`), ``rig.time_ns`` says when each
+    exposed. A first frame of a scene stands in for its missing predecessor, with times from
+    :func:`perception3d.geometry.temporal.repeated_times_ns`.
+
+    Args:
+        image: pixels to features of one stride.
+        tokens: features to memory.
+        queries: where box queries come from (:class:`perception3d.heads.queries.QuerySource`, one
+            that looks at no features); with ``head``.
+        head: boxes; None for a model that only draws maps.
+        segmentation: maps; None for a model that only detects.
+        map_grid: where the maps lie; with ``segmentation``.
+        frames: 1 (PETR) or 2 (PETRv2).
+        denoising: None trains without denoising queries.
+    """
+
+    def __init__(
+        self,
+        *,
+        image: ImageBranch,
+        tokens: PETRTokens,
+        queries: nn.Module | None = None,
+        head: PETRHead | None = None,
+        segmentation: SegmentationHead | None = None,
+        map_grid: BEVGrid | None = None,
+        frames: int = 1,
+        denoising: DenoisingBuilder | None = None,
+    ) -> None:
+        super().__init__()
+        if frames not in (1, 2):
+            raise ValueError(f"PETR takes 1 frame, PETRv2 takes 2; found {frames}")
+        if head is None and segmentation is None:
+            raise ValueError("the model needs a head, a segmentation head or both; found neither")
+        if (head is None) != (queries is None):
+            raise ValueError("head and queries belong together; one of them is None")
+        _check_map(segmentation, map_grid)
+        for name, part in (("head", head), ("segmentation", segmentation)):
+            if part is not None and part.decoder.channels != tokens.channels:
+                raise ValueError(
+                    f"tokens ({tokens.channels} channels) and {name} ({part.decoder.channels} "
+                    "channels) must agree"
+                )
+        if denoising is not None and (head is None or denoising.range_m != head.range_m):
+            raise ValueError(
+                f"denoising range {denoising.range_m} and head range "
+                f"{None if head is None else head.range_m} must agree"
+            )
+        self.image = image
+        self.tokens = tokens
+        self.queries = queries
+        self.head = head
+        self.segmentation = segmentation
+        self.map_grid = map_grid
+        self.frames = frames
+        self.build_denoising = denoising
+
+    def denoising(self, batch: Batch) -> Denoising | None:
+        """Denoising queries of a training batch; None if there are none to make."""
+        if self.build_denoising is None or batch.boxes is None:
+            return None
+        return self.build_denoising(batch.boxes)
+
+    def forward(self, batch: Batch, denoising: Denoising | None = None) -> PETROutputs:
+        """Outputs of all decoder layers.
+
+        Raises:
+            ValueError: a sample has no images, or the views are not those of ``frames`` frames.
+        """
+        images, rig = self.cameras(batch)
+        if len(rig) % self.frames:
+            raise ValueError(
+                f"{self.frames} frames need as many views each; found {len(rig)}: {rig.names}"
+            )
+        features, image_hw = self.features(images)
+        h, w = features.shape[-2:]
+        valid_hw = None if image_hw == tuple(images.shape[-2:]) else rig.image_hw
+        code = self.tokens.rig_code(rig.ref_to_image(), valid_hw, image_hw, (h, w))
+        gap_s = None
+        if self.frames == 2 and self.head is not None:
+            gap_s = frame_gap_s(camera_ages_s(batch.time_ns, rig.time_ns))
+        return self.answer(features, code, batch, gap_s=gap_s, denoising=denoising)
+
+    def cameras(self, batch: Batch) -> tuple[Tensor, CameraRig]:
+        """Images and rig of a batch; ValueError where a sample has none."""
+        if batch.images is None or batch.rig is None or not bool(batch.sensor_present[:, 1].all()):
+            without = [
+                token for token, seen in zip(batch.tokens, batch.sensor_present[:, 1]) if not seen
+            ]
+            raise ValueError(
+                "PETR needs the cameras of every sample; none for "
+                f"{', '.join(without) or 'the whole batch (Batch.images, Batch.rig)'}"
+            )
+        return batch.images, batch.rig
+
+    def features(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Projected features (B, V, C, h, w) of uint8 images, and the padded (H, W)."""
+        features, image_hw = self.image(images)
+        return self.tokens.features(features.data), image_hw
+
+    def answer(
+        self,
+        features: Tensor,
+        code: RigCode,
+        batch: Batch,
+        *,
+        gap_s: Tensor | None,
+        denoising: Denoising | None = None,
+        every_map: bool = True,
+    ) -> PETROutputs:
+        """Outputs from projected features and rig codes of all views.
+
+        Args:
+            features: (B, V, C, h, w).
+            code: of the same views.
+            batch: for its size.
+            gap_s: (B,) seconds between both frames, None with one frame.
+            denoising: extra queries.
+            every_map: maps of all layers, or of the last one, all that prediction needs.
+        """
+        memory = self.tokens.memory(features, code)
+        detection, drawn = None, None
+        if self.head is not None and self.queries is not None:
+            detection = self.head(
+                memory.data,
+                memory.position,
+                self.queries(None, None, batch),
+                memory_blocked=memory.padded,
+                gap_s=gap_s,
+                denoising=denoising,
+            )
+        if self.segmentation is not None:
+            drawn = self.segmentation(
+                memory.data,
+                memory.position,
+                memory_blocked=memory.padded,
+                every_layer=every_map,
+            )
+        return PETROutputs(detection, drawn)
+
+    def loss(self, outputs: PETROutputs, batch: Batch) -> dict[str, dict[str, Tensor]]:
+        """Loss terms, weighted, by task ("detection", "segmentation") and name."""
+        terms = {}
+        if self.head is not None and outputs.detection is not None:
+            if batch.boxes is None:
+                raise ValueError("the loss needs Batch.boxes; this batch has no ground truth")
+            source = cast(QuerySource, self.queries)
+            terms["detection"] = self.head.loss(outputs.detection, batch.boxes) | source.loss(
+                outputs.detection.queries, batch
+            )
+        if self.segmentation is not None and outputs.map is not None:
+            if batch.map is None:
+                raise ValueError("the loss needs Batch.map; this batch has no map")
+            terms["segmentation"] = self.segmentation.loss(outputs.map, batch.map)
+        return terms
+
+    def predict(self, outputs: PETROutputs, batch: Batch) -> list[Prediction]:
+        """Boxes of the last layer by falling score, and maps, on the CPU."""
+        none = (Boxes3D.empty(), torch.zeros(0))
+        decoded, maps = [none] * batch.batch_size, None
+        if self.head is not None and outputs.detection is not None:
+            decoded = self.head.decode(outputs.detection)
+        if self.segmentation is not None and outputs.map is not None:
+            maps = self.segmentation.decode(outputs.map)
+        return [
+            Prediction(
+                token=batch.tokens[i],
+                boxes=boxes,
+                score=score,
+                global_SE3_ref=batch.global_SE3_ref[i],
+                ego_SE3_ref=batch.ego_SE3_ref[i],
+                map_prob=None if maps is None else maps[i],
+                grid=None if maps is None else self.map_grid,
+            )
+            for i, (boxes, score) in enumerate(decoded)
+        ]
+
+
+def _check_map(segmentation: SegmentationHead | None, grid: BEVGrid | None) -> None:
+    if (segmentation is None) != (grid is None):
+        raise ValueError("segmentation and map_grid belong together; one of them is None")
+    if segmentation is None or grid is None:
+        return
+    cells = (segmentation.cells, segmentation.cells)
+    if (grid.ny, grid.nx) != cells:
+        raise ValueError(
+            f"the segmentation head draws {cells} cells; map_grid has {grid.ny, grid.nx}"
+        )

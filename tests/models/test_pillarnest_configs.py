@@ -1,0 +1,110 @@
+"""The configurations of PillarNeSt build, say what was published, and take a step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from perception3d.engine.config_file import load_config
+from perception3d.engine.experiment import Experiment
+from perception3d.heads.center_decode import CircleSuppression, RotatedSuppression
+from perception3d.models.pillarnest import PillarNeSt
+
+ROOT = Path(__file__).parents[2]
+SCALES = ("tiny", "small", "base", "large")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.datasets.nuscenes_fixture import make_dataset
+
+    root = tmp_path_factory.mktemp("tables")
+    make_dataset(root)
+    return root
+
+
+def build(scale: str, dataset: Path, **knobs: object) -> Experiment:
+    config = load_config(ROOT / "configs" / f"pillarnest_{scale}.py")
+    return config.build({"data": str(dataset), **knobs})
+
+
+def model_of(experiment: Experiment) -> PillarNeSt:
+    with torch.device("meta"):
+        model = experiment.model()
+    assert isinstance(model, PillarNeSt)
+    return model
+
+
+@pytest.mark.parametrize("size", ["town", "published"])
+@pytest.mark.parametrize("scale", SCALES)
+def test_config_builds(scale: str, size: str, dataset: Path) -> None:
+    experiment = build(scale, dataset, size=size)
+    assert experiment.name == f"pillarnest_{scale}" + ("_town" if size == "town" else "")
+    model = model_of(experiment)
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    if size == "published":
+        published = {"tiny": 2.53, "small": 5.03, "base": 11.76, "large": 15.13}[scale]
+        assert millions == pytest.approx(published, abs=0.01)
+    else:
+        assert 0.5 < millions < 3.0
+    assert len(experiment.train().dataset) > 0
+    assert experiment.val is not None and experiment.val().tokens
+    assert experiment.modalities.lidar and not experiment.modalities.camera
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_published_recipe(scale: str, dataset: Path) -> None:
+    experiment = build(scale, dataset, size="published")
+    model, large = model_of(experiment), scale == "large"
+    encoder = model.lidar.encoder
+    assert (encoder.grid.nx, encoder.grid.cell_m, model.head.grid.nx) == (720, 0.15, 180)
+    assert encoder.max_pillars == (30_000, 40_000) and encoder.max_points == 20
+    assert (experiment.epochs, experiment.batch_size) == (20, 2 if large else 4)
+    assert experiment.clip_norm == 35.0 and experiment.precision == "fp32"
+    top = max(experiment.schedule.at(step, 1000).lr for step in range(1000))
+    assert experiment.optimizer.lr * top == pytest.approx(5e-4 if large else 1e-3)
+    # The fade: the last epochs have samples of their own.
+    fade = experiment.phases[0].train
+    assert experiment.train_at(20 - (2 if large else 5), 20) is fade
+    assert experiment.train_at(20 - (3 if large else 6), 20) is experiment.train
+    source = experiment.train()
+    assert source.repeats is not None
+    assert source.dataset.frames.num_sweeps == 10
+    assert source.dataset.frames.drop_close == "past"
+
+
+def test_scores_are_expected_where_they_were_published(dataset: Path) -> None:
+    from configs.pillarnest_tiny import published, town
+
+    expected = {e.metric: e.value for e in published("base").expected}
+    assert expected == {"mAP": 0.632, "NDS": 0.692}
+    assert town("base").expected == ()
+    # The small data set here has a mini split, of which nothing was published.
+    assert build("base", dataset, size="published").expected == ()
+
+
+def test_suppression_is_a_knob(dataset: Path) -> None:
+    for name, kind in (("rotated", RotatedSuppression), ("circle", CircleSuppression)):
+        model = model_of(build("tiny", dataset, suppression=name))
+        assert isinstance(model.head.decoder.suppression, kind)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_variants_have_the_knobs_of_the_first(scale: str) -> None:
+    first = load_config(ROOT / "configs" / "pillarnest_tiny.py").knobs
+    knobs = load_config(ROOT / "configs" / f"pillarnest_{scale}.py").knobs
+    assert [str(knob) for knob in knobs.values()] == [str(knob) for knob in first.values()]
+
+
+def test_a_step_trains_every_weight(dataset: Path) -> None:
+    experiment = build("tiny", dataset, size="town")
+    samples = experiment.train()
+    batch = samples.collate([samples.dataset[3]])
+    torch.manual_seed(0)
+    model = experiment.model().train()
+    outputs = model(batch, model.denoising(batch))
+    torch.stack(list(model.loss(outputs, batch)["detection"].values())).sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
