@@ -154,6 +154,7 @@ def town(scale: Scale) -> Size:
 
 def experiment(
     *,
+    scale: Scale = "tiny",
     data: str = "auto",
     val_split: str | None = None,
     size: SizeName = "auto",
@@ -172,9 +173,10 @@ def experiment(
     weights: Path | None = None,
     seed: int = 0,
 ) -> Experiment:
-    """Train PillarNeSt-Tiny.
+    """Train PillarNeSt.
 
     Args:
+        scale: tiny, small, base or large; each has a config of its own.
         data: "auto" takes data/nuscenes when it is there, else the generated town; or a folder.
         val_split: evaluate and predict on this split instead (test, for the leaderboard).
         size: town (laptop), published, or auto by the data.
@@ -193,37 +195,6 @@ def experiment(
         weights: start from these weights.
         seed: of weights, order, augmentation and noise.
     """
-    return pillarnest(
-        "tiny", data=data, val_split=val_split, size=size, suppression=suppression,
-        sweeps=sweeps, epochs=epochs, max_steps=max_steps, batch_size=batch_size,
-        accumulate=accumulate, lr=lr, balance_classes=balance_classes, ema_decay=ema_decay,
-        precision=precision, workers=workers, evaluate_every=evaluate_every, weights=weights,
-        seed=seed,
-    )  # fmt: skip
-
-
-def pillarnest(
-    scale: Scale,
-    *,
-    data: str = "auto",
-    val_split: str | None = None,
-    size: SizeName = "auto",
-    suppression: SuppressionName = "rotated",
-    sweeps: int | None = None,
-    epochs: int | None = None,
-    max_steps: int | None = None,
-    batch_size: int | None = None,
-    accumulate: int = 1,
-    lr: float | None = None,
-    balance_classes: bool = True,
-    ema_decay: float | None = None,
-    precision: Precision = "fp32",
-    workers: int = 1,
-    evaluate_every: int = 0,
-    weights: Path | None = None,
-    seed: int = 0,
-) -> Experiment:
-    """Train PillarNeSt of a published scale; the other arguments are those of ``experiment``."""
     root = locate(data, val_split=val_split)
     name = ("town" if root.kind == "town" else "published") if size == "auto" else size
     chosen = town(scale) if name == "town" else published(scale)

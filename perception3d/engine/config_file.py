@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib.util
 import inspect
 import sys
@@ -45,6 +46,28 @@ class ConfigFile:
                 f"{self.path}: experiment() returned {type(built).__name__}, expected Experiment"
             )
         return built
+
+
+def variant_of(function: Callable[..., Experiment], **defaults: Any) -> Callable[..., Experiment]:
+    """A config's ``experiment`` with other defaults of some knobs: the same knobs, the same help.
+
+    Raises:
+        ValueError: the config has no such knob.
+    """
+    signature = inspect.signature(function)
+    if unknown := sorted(defaults.keys() - signature.parameters.keys()):
+        raise ValueError(f"{function.__module__} has no knobs {', '.join(unknown)}")
+
+    @functools.wraps(function)
+    def experiment(**knobs: Any) -> Experiment:
+        return function(**(defaults | knobs))
+
+    parameters = [
+        parameter.replace(default=defaults.get(name, parameter.default))
+        for name, parameter in signature.parameters.items()
+    ]
+    experiment.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return experiment
 
 
 def load_config(path: str | Path) -> ConfigFile:

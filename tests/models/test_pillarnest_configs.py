@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
-from perception3d.engine.config_file import load_config
+from perception3d.engine.command_line import parse_command
+from perception3d.engine.config_file import load_config, variant_of
 from perception3d.engine.experiment import Experiment
 from perception3d.heads.center_decode import CircleSuppression, RotatedSuppression
 from perception3d.models.pillarnest import PillarNeSt
@@ -23,6 +25,11 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("tables")
     make_dataset(root)
     return root
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """A tool without options."""
 
 
 def build(scale: str, dataset: Path, **knobs: object) -> Experiment:
@@ -95,7 +102,18 @@ def test_suppression_is_a_knob(dataset: Path) -> None:
 def test_variants_have_the_knobs_of_the_first(scale: str) -> None:
     first = load_config(ROOT / "configs" / "pillarnest_tiny.py").knobs
     knobs = load_config(ROOT / "configs" / f"pillarnest_{scale}.py").knobs
-    assert [str(knob) for knob in knobs.values()] == [str(knob) for knob in first.values()]
+    assert knobs["scale"].default == scale and list(knobs) == list(first)
+    assert all(str(knobs[name]) == str(first[name]) for name in first if name != "scale")
+
+
+def test_a_variant_is_a_command_line_of_its_own(dataset: Path) -> None:
+    """Help, defaults and flags of the first, but for what it changes."""
+    path = str(ROOT / "configs" / "pillarnest_base.py")
+    command = parse_command(path, ["--data", str(dataset), "--epochs", "3"], Options, prog="x")
+    assert command.knobs["scale"] == "base" and command.knobs["epochs"] == 3
+    assert command.experiment().name.startswith("pillarnest_base")
+    with pytest.raises(ValueError, match="has no knobs colour"):
+        variant_of(command.config.function, colour="red")
 
 
 def test_a_step_trains_every_weight(dataset: Path) -> None:
