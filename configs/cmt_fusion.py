@@ -46,7 +46,7 @@ from perception3d.heads.query import QueryHead
 from perception3d.heads.query_decoder import QueryDecoder
 from perception3d.heads.query_denoising import DenoisingBuilder
 from perception3d.models.cmt import CMT
-from perception3d.models.image_branch import ImageBranch, resnet_branch
+from perception3d.models.image_branch import ImageBranch, named_branch, resnet_branch
 from perception3d.models.lidar_branch import LidarBranch, pillar_branch, voxel_branch
 from perception3d.nn.sparse_convolve import Backend
 from perception3d.structures import BEVGrid
@@ -151,6 +151,7 @@ def experiment(
     sensors: Sensors = "fusion",
     lidar_encoder: Literal["pillars", "voxels"] = "pillars",
     sparse_backend: Backend = "own",
+    image_backbone: str = "auto",
     data: str = "auto",
     val_split: str | None = None,
     size: Literal["auto", "town", "base"] = "auto",
@@ -179,6 +180,7 @@ def experiment(
         sensors: cameras and LiDAR, or one of them.
         lidar_encoder: pillars (PillarNeSt) or voxels (SECOND's sparse convolutions).
         sparse_backend: kernels of sparse convolutions: own, or those of the package spconv.
+        image_backbone: resnet50, vovnet99, ... or timm:NAME (any of timm); auto by size.
         data: "auto" takes data/nuscenes when it is there, else the generated town; or a folder.
         val_split: evaluate and predict on this split instead (test, for the leaderboard).
         size: town (laptop), base (published head), or auto by the data.
@@ -213,6 +215,9 @@ def experiment(
         raise ValueError(
             "--sparse-backend is for --lidar-encoder voxels: pillars are not sparse 3-D"
         )
+    if image_backbone != "auto":
+        branch = named_branch(image_backbone, chosen.image_hw)
+        chosen = replace(chosen, image=branch, image_token_stride=1)
     changes = {"voxel_m": voxel_m, "half_range_m": half_range_m, "sweeps": sweeps,
                "epochs": epochs, "batch_size": batch_size, "lr": lr}  # fmt: skip
     chosen = replace(chosen, **{k: v for k, v in changes.items() if v is not None})

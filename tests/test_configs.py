@@ -80,6 +80,20 @@ def test_voxels_of_the_published_size_are_the_published_ones(dataset: Path) -> N
     assert (lidar.channels, lidar.grid.nx) == (512, 180)
 
 
+@pytest.mark.parametrize("name", ["resnet34", "vovnet39"])
+def test_image_backbones_by_name(name: str, dataset: Path) -> None:
+    config = load_config(ROOT / "configs" / "cmt_fusion.py")
+    for size in SIZES:
+        knobs = {"data": str(dataset), "size": size, "image_backbone": name}
+        with torch.device("meta"):
+            image = config.build(knobs).model().image
+        assert type(image.backbone).__name__.lower() == name.rstrip("0123456789")
+        assert image.stride == 16
+    for wrong in ("resnet51", "timm:", "swin"):
+        with pytest.raises(ValueError, match=r"known: resnet18, .*, vovnet99, timm:NAME"):
+            config.build({"data": str(dataset), "image_backbone": wrong})
+
+
 def test_a_sparse_backend_without_sparse_convolutions_is_refused(dataset: Path) -> None:
     config = load_config(ROOT / "configs" / "cmt_fusion.py")
     with pytest.raises(ValueError, match="--sparse-backend is for --lidar-encoder voxels"):

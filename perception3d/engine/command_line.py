@@ -139,8 +139,10 @@ def clear_errors() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
-    except (OSError, ValueError, InUseError, NonFiniteError) as error:
-        if os.environ.get("PERCEPTION3D_DEBUG") == "1":
+    except (OSError, ValueError, ImportError, InUseError, NonFiniteError) as error:
+        # What is missing but optional says how to get it; any other failed import is our fault.
+        ours = isinstance(error, ImportError) and "pip install" not in str(error)
+        if ours or os.environ.get("PERCEPTION3D_DEBUG") == "1":
             raise
         text = str(error) or type(error).__name__
         print(f"error: {text}\n(PERCEPTION3D_DEBUG=1 shows where)", file=sys.stderr)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,10 @@ from perception3d.structures import ImageFeatures
 
 #: Images are padded to whole cells of this many pixels (junjie18/CMT, megvii-research/PETR).
 PUBLISHED_MULTIPLE = 32
+
+#: Depths that :func:`named_branch` knows.
+RESNETS = (18, 34, 50, 101)
+VOVNETS = (39, 57, 99)
 
 
 class ImageBranch(nn.Module):
@@ -194,6 +199,31 @@ def timm_branch(
     )
     normalize = ImageNormalize(mean=backbone.mean, std=backbone.std, bgr=False, multiple=multiple)
     return _joined(backbone, backbone.channels, channels, normalize, grid_mask)
+
+
+def named_branch(name: str, image_hw: tuple[int, int]) -> Callable[..., ImageBranch]:
+    """What builds the branch of a backbone, with strides of 16 and 32.
+
+    Args:
+        name: resnet18, 34, 50 or 101; vovnet39, 57 or 99; or timm: and a name in timm, such as
+            timm:swin_tiny_patch4_window7_224.
+        image_hw: (H, W) of the images before padding, which some models of timm are built for.
+
+    Returns:
+        A function of ``channels`` and the keywords ``grid_mask``, ``frozen``, ``checkpointing``.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    family, _, timm_name = name.partition(":")
+    if family == "timm" and timm_name:
+        return partial(timm_branch, name=timm_name, image_hw=image_hw)
+    branches = {"resnet": (resnet_branch, RESNETS), "vovnet": (vovnet_branch, VOVNETS)}
+    for kind, (build, depths) in branches.items():
+        if name in [f"{kind}{depth}" for depth in depths]:
+            return partial(build, depth=int(name.removeprefix(kind)))
+    known = [f"{kind}{depth}" for kind, (_, depths) in branches.items() for depth in depths]
+    raise ValueError(f"no image backbone is called {name!r}; known: {', '.join(known)}, timm:NAME")
 
 
 def _joined(

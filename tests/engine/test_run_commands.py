@@ -136,6 +136,11 @@ def test_errors_are_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: An
     with pytest.raises(SystemExit), clear_errors():
         raise ValueError("do this")
     assert capsys.readouterr().err.startswith("error: do this\n")
+    with pytest.raises(SystemExit), clear_errors():
+        raise ImportError("that needs timm: pip install timm")
+    assert capsys.readouterr().err.startswith("error: that needs timm: pip install timm\n")
+    with pytest.raises(ImportError, match="no engine"), clear_errors():
+        raise ImportError("no engine")
     monkeypatch.setenv("PERCEPTION3D_DEBUG", "1")
     with pytest.raises(ValueError, match="do this"), clear_errors():
         raise ValueError("do this")
