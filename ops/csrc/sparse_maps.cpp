@@ -128,6 +128,7 @@ Tensor turn_table(Tensor table, int64_t inputs) {
     return turned;
   }
   const RowGemm& gemm = row_gemm();
+  std::vector<int32_t> largest(static_cast<size_t>(taps), -1);
   parallel(taps, 1, [&](int64_t begin, int64_t end) {
     constexpr int kBlock = 1024;
     int32_t from[kBlock + 16], to[kBlock + 16];
@@ -138,12 +139,14 @@ Tensor turn_table(Tensor table, int64_t inputs) {
         const auto count = static_cast<int>(std::min<int64_t>(kBlock, outputs - first));
         const int found = gemm.compact(functor.table + tap * outputs + first, count, from, to);
         for (int i = 0; i < found; ++i) {
-          STD_TORCH_CHECK(from[i] < inputs, "turn_table: input ", from[i], " of ", inputs);
-          row[from[i]] = static_cast<int32_t>(first) + to[i];
+          largest[tap] = std::max(largest[tap], from[i]);
+          if (from[i] < inputs) row[from[i]] = static_cast<int32_t>(first) + to[i];
         }
       }
     }
   });
+  for (int32_t input : largest)
+    STD_TORCH_CHECK(input < inputs, "turn_table: a table of ", inputs, " inputs names ", input);
   return turned;
 }
 

@@ -1,7 +1,7 @@
 // Map of a strided convolution on the CPU, one row of output cells along x after the other. A row's
 // cells are bytes in the fastest cache: the input rows that feed it mark them, and sites come out
 // sorted, with no hash table and no sort. For each pair of taps along z and y both rows ascend
-// together, so a merge finds the input rows.
+// together, so a merge finds the input rows. A task is an output plane (sample, z).
 #include <algorithm>
 #include <limits>
 
@@ -25,17 +25,22 @@ struct StepsAlongX {
   int64_t each = 0;
 
   StepsAlongX(const TapStep& step, int64_t cells, int64_t taps) {
-    std::vector<std::vector<Step>> found(static_cast<size_t>(cells));
-    for (int64_t cell = 0; cell < cells; ++cell) {
+    const auto found = [&](int64_t cell, Step* to) {
+      int64_t count = 0;
       for (int64_t tap = 0; tap < taps; ++tap) {
-        const int64_t to = step.along(2, cell, tap);
-        if (to >= 0) found[cell].push_back({static_cast<int32_t>(tap), static_cast<int32_t>(to)});
+        const int64_t fed = step.along(2, cell, tap);
+        if (fed < 0) continue;
+        if (to != nullptr) to[count] = {static_cast<int32_t>(tap), static_cast<int32_t>(fed)};
+        ++count;
       }
-      each = std::max(each, static_cast<int64_t>(found[cell].size()));
-    }
-    for (std::vector<Step>& of_cell : found) {
-      of_cell.resize(static_cast<size_t>(each), of_cell.empty() ? Step{0, kNone} : of_cell.back());
-      steps.insert(steps.end(), of_cell.begin(), of_cell.end());
+      return count;
+    };
+    for (int64_t cell = 0; cell < cells; ++cell) each = std::max(each, found(cell, nullptr));
+    steps.resize(static_cast<size_t>(cells * each), Step{0, kNone});
+    for (int64_t cell = 0; cell < cells; ++cell) {
+      Step* of_cell = steps.data() + cell * each;
+      const int64_t count = found(cell, of_cell);
+      if (count > 0) std::fill(of_cell + count, of_cell + each, of_cell[count - 1]);
     }
   }
 };

@@ -226,7 +226,7 @@ SCHEMA = (
     "int[] stride, int[] padding, int[] dilation, bool transposed) -> (Tensor, Tensor)"
 )
 turn_table = define(
-    "turn_table(Tensor table, int inputs) -> Tensor",
+    "turn_table(Tensor table, SymInt inputs) -> Tensor",
     turn_table_twin,
     lambda table, inputs: table.new_empty(table.shape[0], inputs),
 )

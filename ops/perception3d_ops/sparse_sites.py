@@ -213,4 +213,4 @@ class KernelMap:
     def inverse(self) -> KernelMap:
         """The map of the inverse convolution: from the outputs back to the inputs' sites."""
         back = self.table.flip(0) if self.back is None else self.back
-        return KernelMap(self.target, self.source, back)
+        return KernelMap(self.target, self.source, back, [self.table])

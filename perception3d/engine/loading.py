@@ -109,8 +109,6 @@ def eval_loader(
 class BatchLoader(DataLoader[Any]):
     """PyTorch's loader; errors of the data are raised as they were, whichever process met them."""
 
-    _batches: Any = None
-
     def __iter__(self) -> Any:
         with warnings.catch_warnings():
             # Python >= 3.12 warns about forking with threads alive. The threads here are torch's
@@ -118,25 +116,36 @@ class BatchLoader(DataLoader[Any]):
             warnings.filterwarnings(
                 "ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning
             )
-            self._batches = super().__iter__()
-        return self._raising(self._batches)
+            batches = super().__iter__()
+        return self._raising(batches)
 
     def close(self) -> None:
-        """End the worker processes now.
+        """End the workers that live on between iterations now."""
+        if self._iterator is not None:
+            _end_workers(self._iterator)
+        self._iterator = None
 
-        Left to Python's cycle collector, the queues go before the workers have been told to end,
-        and each worker then costs five seconds of waiting.
-        """
-        if self.num_workers and self._batches is not None:
-            self._batches._shutdown_workers()
-        self._batches = self._iterator = None
+    def _raising(self, batches: Any) -> Iterator[Any]:
+        try:
+            for batch in batches:
+                if isinstance(batch, _DataError):
+                    raise batch.kind(batch.text) from _InWorker(batch.trace)
+                yield batch
+        except BaseException:
+            if batches is self._iterator:
+                self._iterator = None
+            _end_workers(batches)
+            raise
 
-    def _raising(self, batches: Iterator[Any]) -> Iterator[Any]:
-        for batch in batches:
-            if isinstance(batch, _DataError):
-                self.close()
-                raise batch.kind(batch.text) from _InWorker(batch.trace)
-            yield batch
+
+def _end_workers(batches: Any) -> None:
+    """End the worker processes of an iteration.
+
+    Left to Python's cycle collector, the queues go before the workers have been told to end, and
+    each worker then costs five seconds of waiting.
+    """
+    if hasattr(batches, "_shutdown_workers"):
+        batches._shutdown_workers()
 
 
 class _Batches(Dataset[Any]):

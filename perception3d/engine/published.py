@@ -129,11 +129,12 @@ def import_published(source: str | Path, target: str | Path, name: str = "auto")
         OSError: the target can't be written.
     """
     source = Path(source)
+    _refuse_same(source, target)
     named = None if name == "auto" else _named(name)
     published = state_of_pickle(source)
     model = named or model_of(published)
-    refuse_unequal_copies(published, model.table)
     state = model.table.translate(published)
+    refuse_unequal_copies(published, model.table)
     ignored = tuple(key for key in published if model.table.to_ours(key) is None)
     notes = {
         "source": source.name,
@@ -186,6 +187,7 @@ def export_published(weights: str | Path, target: str | Path, name: str = "auto"
         FileNotFoundError, ValueError: as of :func:`read_weights`; the header names no published
             model, or a weight has no published name.
     """
+    _refuse_same(weights, target)
     state, header = read_weights(weights)
     model = _named(name) if name != "auto" else _of_header(header, weights)
     try:
@@ -216,6 +218,11 @@ def _copies(published: Mapping[str, Tensor], table: KeyTable) -> dict[str, Tenso
             if name.startswith(first):
                 copies[f"{match[1]}{number}.{name.removeprefix(first)}"] = value
     return copies
+
+
+def _refuse_same(source: str | Path, target: str | Path) -> None:
+    if Path(source).resolve() == Path(target).resolve():
+        raise ValueError(f"{target} would be written over by what is made of it; name another file")
 
 
 def _named(name: str) -> PublishedModel:

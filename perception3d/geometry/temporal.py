@@ -18,6 +18,10 @@ TEST_SWEEP = 14
 #: Earlier frames drawn from in training, as positions in the list of earlier frames (published).
 TRAINING_SWEEPS = (3, 26)
 
+#: Cameras of one moment expose within this time of each other (nuScenes: 0.045 s), those of two
+#: moments do not.
+LEAST_GAP_S = 0.05
+
 #: Age given to the current images where a scene has no earlier ones: 15 periods of 0.083 s
 #: (published).
 REPEATED_AGE_S = 1.245
@@ -73,8 +77,8 @@ def frame_gap_s(age_s: Tensor) -> Tensor:
         (...) seconds.
 
     Raises:
-        ValueError: an odd number of views, or a gap that is not positive: velocities are
-            displacements divided by it.
+        ValueError: an odd number of views, or a gap of no more than :data:`LEAST_GAP_S`: velocities
+            are displacements divided by it.
     """
     if age_s.shape[-1] % 2 or age_s.shape[-1] == 0:
         raise ValueError(
@@ -83,10 +87,11 @@ def frame_gap_s(age_s: Tensor) -> Tensor:
         )
     current, earlier = age_s.unflatten(-1, (2, -1)).unbind(-2)
     gap = (earlier - current).mean(dim=-1)
-    if not bool((gap > 0).all()):
+    if not bool((gap > LEAST_GAP_S).all()):
         raise ValueError(
-            f"the earlier frame must be earlier; found gaps of {gap.tolist()} s. The first half of "
-            "the views belongs to the current frame"
+            f"the earlier frame must be earlier by more than {LEAST_GAP_S} s; found gaps of "
+            f"{gap.tolist()} s. The first half of the views belongs to the current frame, the "
+            "second are the same cameras earlier"
         )
     return gap
 

@@ -123,7 +123,7 @@ class PETR(nn.Module):
         valid_hw = None if image_hw == tuple(images.shape[-2:]) else rig.image_hw
         code = self.tokens.rig_code(rig.ref_to_image(), valid_hw, image_hw, (h, w))
         gap_s = None
-        if self.frames == 2 and self.head is not None:
+        if self.frames == 2:  # of maps too: it tells whether the views are those of two moments
             gap_s = frame_gap_s(camera_ages_s(batch.time_ns, rig.time_ns))
         return self.answer(features, code, batch, gap_s=gap_s, denoising=denoising)
 

@@ -157,6 +157,23 @@ def test_an_export_needs_to_know_the_model(tmp_path: Path) -> None:
     assert not (tmp_path / "o.pth").exists()
 
 
+@pytest.mark.parametrize("name", ["pts_bbox_head.foo.3.weight", "foo.bar", "pts_neck.new.0.bias"])
+def test_unknown_names_are_listed(name: str, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "p.pth", state_of("pillarnest") | {name: torch.zeros(1)})
+    with pytest.raises(ValueError, match=f"1 published names are not in the key table: {name}"):
+        import_published(tmp_path / "p.pth", tmp_path / "ours.safetensors")
+
+
+def test_a_file_is_not_written_over_itself(tmp_path: Path) -> None:
+    path = tmp_path / "p.pth"
+    write_checkpoint(path, state_of("pillarnest"))
+    before = path.read_bytes()
+    for convert in (import_published, export_published):
+        with pytest.raises(ValueError, match="would be written over"):
+            convert(path, tmp_path / "." / "p.pth")
+    assert path.read_bytes() == before
+
+
 def test_copies_that_differ_are_refused(tmp_path: Path) -> None:
     """PETR's layers share their branches; another model's do not."""
     state = state_of("petr")

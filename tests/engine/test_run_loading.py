@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -100,3 +101,27 @@ def test_training_ends_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     said = capsys.readouterr().err.splitlines()
     assert "error: samples/CAM_FRONT/1.jpg is no whole JPEG" in said
     assert not [line for line in said if "Traceback" in line]
+
+
+def workers_alive() -> int:
+    return len(multiprocessing.active_children())
+
+
+def test_an_error_ends_the_workers_of_its_own_iteration() -> None:
+    """Another iteration of the same loader goes on; no worker outlives an error of any kind."""
+
+    def fail() -> None:
+        raise KeyError("not an error of the data")
+
+    before = workers_alive()
+    loader = eval_loader(samples(bad_image), batch_size=2, workers=1)
+    first, second = iter(loader), iter(loader)
+    assert next(second).tokens
+    with pytest.raises(ValueError, match="no whole JPEG"):
+        list(first)
+    assert next(second).tokens
+    with pytest.raises(ValueError, match="no whole JPEG"):
+        list(second)
+    with pytest.raises(KeyError):
+        list(eval_loader(samples(fail), batch_size=2, workers=1))
+    assert workers_alive() == before

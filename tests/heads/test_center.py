@@ -303,6 +303,16 @@ def test_autocast_leaves_scores_in_float32() -> None:
     assert {value.dtype for value in terms.values()} == {torch.float32}
 
 
+def test_autocast_leaves_scores_apart() -> None:
+    """Rounded to bfloat16 they would be ties, and which boxes stay would be chance."""
+    grid = BEVGrid((-32.0, 32.0), (-32.0, 32.0), (-5.0, 3.0), 1.0)
+    head = CenterHead(in_channels=8, grid=grid, channels=16).eval()
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        heat = head(BEVFeatures(torch.randn(1, 8, 64, 64), grid)).heat
+    best = heat[0, 0].flatten().topk(500).values
+    assert len(best.unique()) > 450
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one class each"):
         CenterHead(in_channels=4, grid=GRID, tasks=(1, 0))

@@ -216,6 +216,18 @@ def test_order_of_frames_matters() -> None:
     assert not torch.allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.parametrize("detection", [True, False])
+def test_views_of_one_moment_are_not_taken_for_two(detection: bool) -> None:
+    """Other cameras of the same frame where the earlier ones should be: 20 ms are no gap."""
+    model, batch = small_petr(detection=detection, segmentation=not detection), two_frames()
+    assert batch.rig is not None
+    half = len(batch.rig) // 2
+    times = batch.rig.time_ns.clone()
+    times[:, half:] = times[:, :half] - 20_000_000
+    with pytest.raises(ValueError, match=r"earlier by more than 0\.05 s; found gaps of \[0\.02"):
+        model(replace(batch, rig=replace(batch.rig, time_ns=times)))
+
+
 def test_padding_is_not_seen() -> None:
     # 32 x 48 images in inputs of 64 x 64: the image branch pads at the lower and right edge.
     model, batch = small_petr(multiple=64).eval(), two_frames()

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo.testing
 from perception3d_ops import library
 from perception3d_ops.dynamic_voxels import dynamic_voxels
 from perception3d_ops.hard_voxels import hard_voxels
 from perception3d_ops.sparse_conv import sparse_conv
+from perception3d_ops.sparse_sites import SparseSites
 from torch import Tensor
 
 from tests.ops.op_inputs import cloud, seeded, sites
@@ -84,6 +86,33 @@ def test_every_op_here_is_checked() -> None:
     )
     text = "".join((ROOT / "ops" / "perception3d_ops" / f"{m}.py").read_text() for m in modules)
     assert set(re.findall(r'define\(\s*f?"(\w+)', text)) == mine
+
+
+def test_strided_convolutions_compile_with_their_gradients() -> None:
+    """Chained, and back to the inputs' sites: sizes that are data reach every op."""
+
+    def chain(features: Tensor, weight: Tensor, index: Tensor) -> Tensor:
+        places = SparseSites(index, (6, 9, 9), 2)
+        first = places.strided((3, 3, 3), (2, 2, 2), (1, 1, 1))
+        second = first.target.strided((3, 3, 3), (1, 1, 1), (0, 0, 0))
+        out = sparse_conv(sparse_conv(features, weight, first), weight, second)
+        return sparse_conv(out, weight, second.inverse())
+
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    with torch._dynamo.config.patch(
+        capture_dynamic_output_shape_ops=True, capture_scalar_outputs=True
+    ):
+        compiled = torch.compile(chain, fullgraph=True, dynamic=True, backend=counter)
+        for seed in range(3):
+            places = sites((6, 9, 9), 0.3, 2, seed)
+            features = torch.randn(len(places), 4, generator=seeded(seed), requires_grad=True)
+            weight = torch.randn(27, 4, 4, generator=seeded(6), requires_grad=True)
+            inputs = features, weight
+            got = torch.autograd.grad(compiled(*inputs, places.index).sum(), inputs)
+            want = torch.autograd.grad(chain(*inputs, places.index).sum(), inputs)
+            for one, other in zip(got, want):
+                torch.testing.assert_close(one, other)
+    assert counter.frame_count == 1
 
 
 def test_voxelization_and_convolution_compile_without_breaks() -> None:
@@ -174,6 +203,7 @@ import torch
 from tests.ops.conv_inputs import MAPS, all_results, tensors_for
 from tests.ops.op_inputs import sites
 from perception3d_ops.sparse_conv import sparse_conv_twin
+from perception3d_ops.sparse_sites import SparseSites
 for channels in ((5, 16), (64, 40), (33, 1)):
     for kind in ("submanifold 3", "strided 3 2 1"):
         found = MAPS[kind](sites((5, 30, 31), 0.4, 2, 1))

@@ -119,6 +119,18 @@ def test_maps_are_made_once_and_go_with_their_sites() -> None:
         gc.enable()
 
 
+def test_an_inverse_knows_its_counterpart() -> None:
+    found = sites((5, 9, 9), 0.3, 2, 1).strided((3, 3, 3), (2, 2, 2), (1, 1, 1))
+    assert found.inverse().back is found.table
+
+
+def test_a_table_that_names_more_inputs_than_there_are() -> None:
+    table = torch.tensor([[0, -1, 2], [1, 5, -1]], dtype=torch.int32)
+    with pytest.raises(RuntimeError, match="a table of 3 inputs names 5"):
+        torch.ops.perception3d.turn_table(table, 3)
+    assert torch.ops.perception3d.turn_table(table, 6)[1].tolist() == [-1, 0, -1, -1, -1, 1]
+
+
 def test_a_submanifold_table_mirrors_itself() -> None:
     table = sites((4, 9, 9), 0.4, 2, 3).submanifold((3, 3, 3)).table
     pairs = {(k, i, j) for k, row in enumerate(table.tolist()) for j, i in enumerate(row) if i >= 0}
