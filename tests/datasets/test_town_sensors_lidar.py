@@ -177,6 +177,7 @@ def _digest() -> str:
     return hashlib.sha256(points.tobytes() + owner.tobytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_in_this_and_in_another_process():
     here = _digest()
     assert here == _digest()

@@ -27,6 +27,10 @@ from tests.town_fixture import SMALL, quiet
 ROOT = Path(__file__).parents[2]
 
 
+#: Each makes a town, or parts of one.
+pytestmark = pytest.mark.slow
+
+
 def digests(root: Path) -> dict[str, str]:
     return {
         str(path.relative_to(root)): hashlib.md5(path.read_bytes()).hexdigest()
@@ -91,13 +95,11 @@ def test_points_inside_counts_faces_and_leaves_out_neighbours() -> None:
     assert record.points_inside(points, poses, sizes).tolist() == [3, 2]
 
 
-@pytest.mark.slow
 def test_two_processes_give_the_same_bytes(small_town: Path, tmp_path: Path) -> None:
     build_town(tmp_path / "town", SMALL, processes=2, report=quiet)
     assert digests(tmp_path / "town") == digests(small_town)
 
 
-@pytest.mark.slow
 def test_a_stopped_town_goes_on(
     small_town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,7 +186,6 @@ def test_progress_tells_the_time_left(tmp_path: Path, monkeypatch: pytest.Monkey
     ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_killed_and_resumed_gives_the_same_bytes(
     small_town: Path, tmp_path: Path, processes: int
@@ -238,7 +239,6 @@ subprocess.run([sys.executable, "-c", sys.argv[1], sys.argv[2], str(os.getpid())
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", ["kernel", "thread"])
 def test_a_worker_ends_with_its_parent(how: str) -> None:
     command = [sys.executable, "-c", PARENT, WORKER, how]

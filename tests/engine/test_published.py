@@ -138,6 +138,7 @@ def test_weights_of_another_size_say_what_they_fit(tmp_path: Path) -> None:
         load_weights(other, tmp_path / "ours.safetensors")
 
 
+@pytest.mark.slow
 def test_a_model_is_told_by_its_names() -> None:
     for name in CASES:
         assert model_of({f"module.{key}": 0 for key in state_of(name)}).name == name
@@ -174,6 +175,7 @@ def test_a_file_is_not_written_over_itself(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_copies_that_differ_are_refused(tmp_path: Path) -> None:
     """PETR's layers share their branches; another model's do not."""
     state = state_of("petr")

@@ -113,6 +113,7 @@ def test_warning_is_named(world: World, name: str) -> None:
     assert world.official_refusal() is None
 
 
+@pytest.mark.slow
 def test_we_refuse_what_the_official_code_refuses_by_name(world: World) -> None:
     stricter = set()
     for name, (_, change) in mutations.ERRORS.items():
@@ -158,6 +159,7 @@ def _compare(world: World, seed: int, count: int) -> Counter[str]:
     return verdicts
 
 
+@pytest.mark.slow
 def test_mutated_files(world: World) -> None:
     verdicts = _compare(world, seed=1, count=150)
     for verdict in ("both refuse", "both accept", "only ours refuses"):

@@ -136,6 +136,7 @@ def test_every_weight_learns(frames: int, detection: bool, segmentation: bool) -
     assert all(bool(torch.isfinite(p.grad).all()) for p in model.parameters() if p.grad is not None)
 
 
+@pytest.mark.slow
 def test_loss_falls() -> None:
     model, batch = small_petr(segmentation=True), two_frames()
     torch.manual_seed(0)

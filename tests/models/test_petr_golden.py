@@ -215,6 +215,7 @@ def test_golden_petrv2_dn(name: str) -> None:
     case.finish()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", golden("petrv2_seg"))
 @torch.no_grad()
 def test_golden_petrv2_seg(name: str) -> None:
