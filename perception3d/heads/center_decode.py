@@ -15,10 +15,9 @@ from perception3d_ops.circle_nms import circle_nms
 from torch import Tensor
 
 from perception3d.heads.center_code import decode_solids
+from perception3d.heads.query_decode import DECODED_RANGE_M
 from perception3d.structures import BEVGrid
 
-#: Centres outside are dropped: x, y, z minima, then maxima, in metres (published).
-DECODED_RANGE_M = (-61.2, -61.2, -10.0, 61.2, 61.2, 10.0)
 #: Squared distances of circle suppression for the six nuScenes tasks (published).
 CIRCLE_DISTANCES_SQ_M2 = (4.0, 12.0, 10.0, 1.0, 0.85, 0.175)
 

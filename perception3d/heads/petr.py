@@ -12,12 +12,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from perception3d.heads.box_code import decode_centers, decode_sizes
+from perception3d.heads.box_code import decode_centers
 from perception3d.heads.petr_box_code import NOISE_SIZE_AXES, decode_petr_boxes, encode_petr_boxes
 from perception3d.heads.petr_branches import LayerBranches, SplitBoxBranch, box_branch, class_branch
 from perception3d.heads.petr_query_code import QueryCode
 from perception3d.heads.queries import QuerySet
-from perception3d.heads.query import DECODED_RANGE_M, QueryOutputs
+from perception3d.heads.query import QueryOutputs
+from perception3d.heads.query_decode import DECODED_RANGE_M, decode_queries
 from perception3d.heads.query_decoder import QueryDecoder
 from perception3d.heads.query_denoising import Denoising, DenoisingBuilder
 from perception3d.heads.query_loss import QueryLoss, Targets
@@ -169,30 +170,15 @@ class PETRHead(nn.Module):
             outputs.denoising_logits,
         )
 
-    @torch.no_grad()
     def decode(self, outputs: QueryOutputs) -> list[tuple[Boxes3D, Tensor]]:
-        """Boxes and scores (n,) of every sample by falling score, on the CPU.
-
-        The last layer's best ``max_boxes`` pairs of query and class; one query may appear with
-        several classes. No score threshold and no suppression. Dropped: gravity centres outside
-        the decoded range, and (a guard: the published coder has none) vectors that are not finite
-        or whose size overflows.
-        """
-        results = []
-        for box, scores in zip(outputs.box[-1].cpu(), outputs.logits[-1].float().sigmoid().cpu()):
-            score, flat = scores.flatten().topk(min(self.max_boxes, scores.numel()))
-            vector = box[flat // self.num_classes].float()
-            keep = self._decodable(vector) & torch.isfinite(score)
-            boxes = decode_petr_boxes(vector[keep], (flat % self.num_classes)[keep])
-            results.append((boxes, score[keep]))
-        return results
-
-    def _decodable(self, vector: Tensor) -> Tensor:
-        low, high = vector.new_tensor(self.decoded_range_m).split(3)
-        center, size = decode_centers(vector), decode_sizes(vector)
-        inside = ((center >= low) & (center <= high)).all(dim=-1)
-        sized = (torch.isfinite(size) & (size > 0)).all(dim=-1)
-        return inside & sized & torch.isfinite(vector).all(dim=-1)
+        """Boxes and scores of every sample, from the last layer; see :func:`decode_queries`."""
+        return decode_queries(
+            outputs.box[-1],
+            outputs.logits[-1],
+            max_boxes=self.max_boxes,
+            range_m=self.decoded_range_m,
+            build=decode_petr_boxes,
+        )
 
 
 def petr_targets(boxes: Sequence[Boxes3D], num_classes: int) -> Targets:

@@ -14,18 +14,15 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from perception3d.heads.box_code import BOX_BRANCHES, decode_boxes, decode_centers, decode_sizes
+from perception3d.heads.box_code import BOX_BRANCHES
 from perception3d.heads.queries import Guess, QuerySet
+from perception3d.heads.query_decode import DECODED_RANGE_M, decode_queries
 from perception3d.heads.query_decoder import QueryDecoder
 from perception3d.heads.query_denoising import Denoising
 from perception3d.heads.query_loss import QueryLoss, Targets
 from perception3d.heads.query_tasks import PackedBranch, PackedTaskHeads
 from perception3d.nn.position import inverse_sigmoid
 from perception3d.structures import Boxes3D
-
-#: Boxes whose centre lies outside are dropped when decoding (published): x, y, z minima, then
-#: maxima.
-DECODED_RANGE_M = (-61.2, -61.2, -10.0, 61.2, 61.2, 10.0)
 
 
 @dataclass(frozen=True)
@@ -197,33 +194,13 @@ class QueryHead(nn.Module):
             outputs.denoising_logits,
         )
 
-    @torch.no_grad()
     def decode(self, outputs: QueryOutputs) -> list[tuple[Boxes3D, Tensor]]:
-        """Boxes and scores (n,) of every sample by falling score, on the CPU.
-
-        The last layer's best ``max_boxes`` pairs of query and class; one query may appear with
-        several classes. No score threshold and no suppression. Dropped: centres outside the
-        decoded range, and (a guard: published heads have none) vectors that are not finite or
-        whose size overflows.
-        """
-        results = []
-        for box, logits in zip(outputs.box[-1].cpu(), outputs.logits[-1].float().sigmoid().cpu()):
-            score, flat = logits.flatten().topk(min(self.max_boxes, logits.numel()))
-            vector = box[flat // self.num_classes].float()
-            keep = self._decodable(vector) & torch.isfinite(score)
-            boxes = decode_boxes(vector[keep], (flat % self.num_classes)[keep])
-            results.append((boxes, score[keep]))
-        return results
-
-    def _decodable(self, vector: Tensor) -> Tensor:
-        low, high = vector.new_tensor(self.decoded_range_m).split(3)
-        center = decode_centers(vector)
-        size = decode_sizes(vector)
-        inside = ((center >= low) & (center <= high)).all(dim=-1)
-        return (
-            inside
-            & torch.isfinite(vector).all(dim=-1)
-            & (torch.isfinite(size) & (size > 0)).all(dim=-1)
+        """Boxes and scores of every sample, from the last layer; see :func:`decode_queries`."""
+        return decode_queries(
+            outputs.box[-1],
+            outputs.logits[-1],
+            max_boxes=self.max_boxes,
+            range_m=self.decoded_range_m,
         )
 
 
