@@ -46,6 +46,8 @@ class Candidates:
 
     def select(self, keep: Tensor) -> Candidates:
         """Those of a bool mask (N,) or an index (M,)."""
+        if keep.dtype == torch.bool:
+            keep = keep.nonzero()[:, 0]  # once: every look at a mask waits for the GPU
         group = self.group[keep]
         return Candidates(
             self.solid[keep],
