@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
@@ -22,6 +21,7 @@ from benchmarks.clouds import real_cloud, street_cloud
 from benchmarks.sparse import Voxels, encoder_cases, layer_cases, races
 from benchmarks.timing import Case, Measured, compare
 from benchmarks.voxels import voxel_cases
+from perception3d.engine.files import write_json
 
 #: Peaks of GPUs that figures are held against (vendor's data sheets, dense): TFLOP/s of tensor
 #: cores in fp16, TFLOP/s of true float32, TB/s.
@@ -73,11 +73,8 @@ def run(
             print(f"runs of 40 on two threads with other values than on one: {race[cloud]}")
     if device != "cpu":
         print(f"\nreported by others: {REPORTED}")
-    out.parent.mkdir(parents=True, exist_ok=True)
     content = {"machine": facts, "rows": [asdict(row) for row in rows], "races_of_40": race}
-    part = out.with_name(out.name + ".part")
-    part.write_text(json.dumps(content, indent=1) + "\n")
-    part.replace(out)
+    write_json(out, content)
     print(f"\n{out}")
 
 

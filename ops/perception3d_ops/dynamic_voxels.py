@@ -10,11 +10,11 @@ from torch import Tensor
 
 from perception3d_ops.group_rows import Groups, group_rows
 from perception3d_ops.reduce_rows import Reduction, reduce_rows
-from perception3d_ops.voxel_keys import NOT_FINITE, OUTSIDE, CellGrid, voxel_keys
+from perception3d_ops.voxel_keys import CellGrid, LeftOut, voxel_keys
 
 
 @dataclass(frozen=True)
-class DynamicVoxels:
+class DynamicVoxels(LeftOut):
     """V occupied cells and all their points.
 
     Attributes:
@@ -29,16 +29,6 @@ class DynamicVoxels:
     groups: Groups
     key: Tensor
     grid: CellGrid
-
-    @property
-    def outside(self) -> Tensor:
-        """() int64 finite points outside of the grid."""
-        return (self.key == OUTSIDE).sum()
-
-    @property
-    def not_finite(self) -> Tensor:
-        """() int64 points with a coordinate that is NaN or infinite."""
-        return (self.key == NOT_FINITE).sum()
 
     def point_index(self) -> Tensor:
         """(P, 4) int64 sample, z, y, x of each point; -1 in all columns where it has no cell."""

@@ -17,11 +17,11 @@ from perception3d_ops.group_rows import Groups
 from perception3d_ops.library import define
 from perception3d_ops.pad_rows import pad_rows
 from perception3d_ops.reduce_rows import reduce_rows
-from perception3d_ops.voxel_keys import NOT_FINITE, OUTSIDE, CellGrid, unravel, voxel_keys
+from perception3d_ops.voxel_keys import CellGrid, LeftOut, unravel, voxel_keys
 
 
 @dataclass(frozen=True)
-class HardVoxels:
+class HardVoxels(LeftOut):
     """V occupied cells and the K points that they keep, ragged.
 
     Cells are ordered by sample, then by their first point; points by cell, then by input order.
@@ -39,16 +39,6 @@ class HardVoxels:
     point: Tensor
     voxel: Tensor
     key: Tensor
-
-    @property
-    def outside(self) -> Tensor:
-        """() int64 finite points outside of the grid; points beyond caps are not among them."""
-        return (self.key == OUTSIDE).sum()
-
-    @property
-    def not_finite(self) -> Tensor:
-        """() int64 points with a coordinate that is NaN or infinite."""
-        return (self.key == NOT_FINITE).sum()
 
     def slots(self) -> Tensor:
         """(K,) int64 place of each kept point inside its cell."""

@@ -19,6 +19,22 @@ OUTSIDE, NOT_FINITE = -1, -2
 MOST_CELLS, MOST_KEYS = 2**24, 2**48
 
 
+class LeftOut:
+    """Counts of the points that have no cell, for what holds the keys of all points."""
+
+    key: Tensor
+
+    @property
+    def outside(self) -> Tensor:
+        """() int64 finite points outside of the grid; points beyond caps are not among them."""
+        return (self.key == OUTSIDE).sum()
+
+    @property
+    def not_finite(self) -> Tensor:
+        """() int64 points with a coordinate that is NaN or infinite."""
+        return (self.key == NOT_FINITE).sum()
+
+
 @dataclass(frozen=True)
 class CellGrid:
     """A box cut into cells. x, y, z minima and sizes, rounded to float32, and counts of cells.

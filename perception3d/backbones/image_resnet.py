@@ -1,17 +1,20 @@
-"""ResNet image backbones, and what training a pre-trained image backbone needs."""
+"""ResNet image backbones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from perception3d.backbones.image_stages import (
+    check_backbone,
+    freeze,
+    freeze_norms,
+    run_stages,
+)
 from perception3d.nn.deform import ModulatedDeformConv
-from perception3d.nn.norm import freeze_statistics
 
 #: Depth -> (bottleneck?, blocks of the four stages); arXiv 1512.03385, table 1.
 RESNET_DEPTHS = {
@@ -109,26 +112,17 @@ class ResNet(nn.Module):
         """(N, 3, H, W) normalised -> maps (N, channels[i], ~H / strides[i], ~W / strides[i])."""
         x = torch.relu_(self.bn1(self.conv1(images)))
         x = nn.functional.max_pool2d(x, 3, stride=2, padding=1)
-        outputs = []
-        for stage in range(max(self.out_stages) + 1):
-            for block in self._stage(stage):
-                if self.checkpointing and self.training:
-                    x = checkpointed(block, x)
-                else:
-                    x = block(x)
-            if stage in self.out_stages:
-                outputs.append(x)
-        return tuple(outputs)
+        recomputed = _Block if self.checkpointing and self.training else ()
+        return run_stages(self._stages(), x, self.out_stages, recomputed=recomputed)
 
-    def _stage(self, stage: int) -> nn.Sequential:
-        return cast(nn.Sequential, getattr(self, f"layer{stage + 1}"))
+    def _stages(self) -> list[nn.Sequential]:
+        built = range(max(self.out_stages) + 1)
+        return [cast(nn.Sequential, getattr(self, f"layer{stage + 1}")) for stage in built]
 
     def _frozen(self) -> list[nn.Module]:
         if self.frozen_stages < 0:
             return []
-        built = max(self.out_stages) + 1
-        stages = [self._stage(i) for i in range(min(self.frozen_stages, built))]
-        return [self.conv1, self.bn1, *stages]
+        return [self.conv1, self.bn1, *self._stages()[: self.frozen_stages]]
 
 
 #: (channels in, channels out, kernel, stride) of each convolution of a block.
@@ -182,29 +176,6 @@ class _Block(nn.Module):
         return torch.relu_(x + residual)
 
 
-def check_backbone(
-    kind: str,
-    depth: int,
-    depths: Iterable[int],
-    out_stages: Sequence[int],
-    width: int,
-    frozen_stages: int,
-) -> None:
-    """Refuse, with ValueError, what no backbone of four stages can be."""
-    if depth not in depths:
-        raise ValueError(f"{kind} depths are {', '.join(map(str, depths))}; found {depth}")
-    if not out_stages or not all(0 <= stage < 4 for stage in out_stages):
-        raise ValueError(f"out_stages must lie in 0 to 3; found {tuple(out_stages)}")
-    if list(out_stages) != sorted(set(out_stages)):
-        raise ValueError(f"out_stages must ascend; found {tuple(out_stages)}")
-    if width % 8 or width < 8:
-        raise ValueError(f"width must be a multiple of 8; found {width}")
-    if not -1 <= frozen_stages <= 4:
-        raise ValueError(
-            f"frozen_stages must be -1 (nothing), 0 (the stem) or up to 4; found {frozen_stages}"
-        )
-
-
 def _check_style(
     depth: int, style: str, out_stages: Sequence[int], deformable_stages: Sequence[int]
 ) -> None:
@@ -220,48 +191,3 @@ def _check_style(
             f"deformable_stages must lie in 0 to {max(out_stages)}, the last stage that is built; "
             f"found {tuple(deformable_stages)}"
         )
-
-
-def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
-    """``block(x)``, computed again in the backward pass instead of kept.
-
-    The second computation leaves the running statistics of batch norms alone: a plain checkpoint
-    would count every batch twice.
-    """
-    if not torch.is_grad_enabled():
-        return block(x)
-    return checkpoint(
-        block,
-        x,
-        use_reentrant=False,
-        context_fn=lambda: (nullcontext(), _statistics_kept(block)),
-    )
-
-
-@contextmanager
-def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    try:
-        for norm in norms:
-            # Without a counter, momentum None would fail; 0 keeps what was counted, bit for bit.
-            norm.momentum, norm.num_batches_tracked = 0.0, None
-        yield
-    finally:
-        for norm, (momentum, count) in zip(norms, before):
-            norm.momentum, norm.num_batches_tracked = momentum, count
-
-
-def freeze(*modules: nn.Module) -> None:
-    """Put modules into eval mode for good, and let their weights not learn."""
-    for module in modules:
-        module.eval().requires_grad_(False)
-
-
-def freeze_norms(module: nn.Module, *, evaluate: bool, fixed: bool = False) -> None:
-    """Batch norms below ``module``: in eval mode if ``evaluate``; without gradient if ``fixed``."""
-    if evaluate:
-        freeze_statistics(module)
-    for child in module.modules():
-        if fixed and isinstance(child, nn.modules.batchnorm._BatchNorm):
-            child.requires_grad_(False)

@@ -9,7 +9,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from perception3d.backbones.image_resnet import check_backbone, checkpointed, freeze, freeze_norms
+from perception3d.backbones.image_stages import (
+    check_backbone,
+    freeze,
+    freeze_norms,
+    run_stages,
+)
 
 #: Depth -> (3x3 convolutions a block, blocks of the four stages); arXiv 1904.09730, table 1, and
 #: arXiv 1911.06667. All published camera models take 99.
@@ -105,27 +110,16 @@ class VoVNet(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(N, 3, H, W) normalised -> maps (N, channels[i], ~H / strides[i], ~W / strides[i])."""
-        x = self.stem(images)
-        outputs = []
-        for stage in range(max(self.out_stages) + 1):
-            for block in self._stage(stage):
-                # Pooling is cheap to keep: its output is the input of the next block.
-                if self.checkpointing and self.training and isinstance(block, _Block):
-                    x = checkpointed(block, x)
-                else:
-                    x = block(x)
-            if stage in self.out_stages:
-                outputs.append(x)
-        return tuple(outputs)
+        # Pooling is cheap to keep: its output is the input of the next block.
+        recomputed = _Block if self.checkpointing and self.training else ()
+        return run_stages(self._stages(), self.stem(images), self.out_stages, recomputed=recomputed)
 
-    def _stage(self, stage: int) -> nn.Sequential:
-        return cast(nn.Sequential, getattr(self, f"stage{stage + 2}"))
+    def _stages(self) -> list[nn.Sequential]:
+        built = range(max(self.out_stages) + 1)
+        return [cast(nn.Sequential, getattr(self, f"stage{stage + 2}")) for stage in built]
 
     def _frozen(self) -> list[nn.Module]:
-        if self.frozen_stages < 0:
-            return []
-        built = max(self.out_stages) + 1
-        return [self.stem, *(self._stage(i) for i in range(min(self.frozen_stages, built)))]
+        return [] if self.frozen_stages < 0 else [self.stem, *self._stages()[: self.frozen_stages]]
 
 
 class _Block(nn.Module):

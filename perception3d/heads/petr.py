@@ -17,7 +17,7 @@ from perception3d.heads.petr_box_code import NOISE_SIZE_AXES, decode_petr_boxes,
 from perception3d.heads.petr_branches import LayerBranches, SplitBoxBranch, box_branch, class_branch
 from perception3d.heads.petr_query_code import QueryCode
 from perception3d.heads.queries import QuerySet
-from perception3d.heads.query import QueryOutputs
+from perception3d.heads.query import QueryOutputs, with_denoising
 from perception3d.heads.query_decode import DECODED_RANGE_M, decode_queries
 from perception3d.heads.query_decoder import QueryDecoder
 from perception3d.heads.query_denoising import Denoising, DenoisingBuilder
@@ -109,13 +109,7 @@ class PETRHead(nn.Module):
         Returns:
             Outputs of all layers, velocities in m/s.
         """
-        reference, content, blocked, slots = queries.reference, queries.content, None, 0
-        if denoising is not None:
-            slots = denoising.num_slots
-            reference = torch.cat((denoising.reference.to(reference), reference), dim=1)
-            blocked = denoising.blocked(queries.reference.shape[1])
-            if content is not None:
-                content = nn.functional.pad(content, (0, 0, slots, 0))
+        reference, content, blocked = with_denoising(queries, denoising)
         features = self.decoder(
             content,
             self.query_code(reference),
@@ -125,17 +119,7 @@ class PETRHead(nn.Module):
             memory_blocked=memory_blocked,
         )
         box = self.vectors(features, reference, gap_s)
-        logits = self.classes(features)
-        if denoising is None:
-            return QueryOutputs(box, logits, queries)
-        return QueryOutputs(
-            box[:, :, slots:],
-            logits[:, :, slots:],
-            queries,
-            denoising,
-            box[:, :, :slots],
-            logits[:, :, :slots],
-        )
+        return QueryOutputs.of(box, self.classes(features), queries, denoising)
 
     def vectors(self, features: Tensor, reference: Tensor, gap_s: Tensor | None) -> Tensor:
         """Box vectors, float32; the same reference point is added at every layer.

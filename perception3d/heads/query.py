@@ -44,6 +44,40 @@ class QueryOutputs:
     denoising_box: Tensor | None = None
     denoising_logits: Tensor | None = None
 
+    @classmethod
+    def of(
+        cls, box: Tensor, logits: Tensor, queries: QuerySet, denoising: Denoising | None
+    ) -> QueryOutputs:
+        """Of R answers, those of the denoising slots first; see :func:`with_denoising`."""
+        if denoising is None:
+            return cls(box, logits, queries)
+        slots = denoising.num_slots
+        return cls(
+            box[:, :, slots:],
+            logits[:, :, slots:],
+            queries,
+            denoising,
+            box[:, :, :slots],
+            logits[:, :, :slots],
+        )
+
+
+def with_denoising(
+    queries: QuerySet, denoising: Denoising | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Reference points (B, R, 3) and content (B, R, C) with the denoising slots put before.
+
+    Returns:
+        Both, and the (R, R) mask of who must not see whom. Content and mask may be None.
+    """
+    if denoising is None:
+        return queries.reference, queries.content, None
+    reference = torch.cat((denoising.reference.to(queries.reference), queries.reference), dim=1)
+    content = queries.content
+    if content is not None:
+        content = nn.functional.pad(content, (0, 0, denoising.num_slots, 0))
+    return reference, content, denoising.blocked(queries.reference.shape[1])
+
 
 class QueryHead(nn.Module):
     """Queries look at the memory and turn into boxes.
@@ -126,31 +160,12 @@ class QueryHead(nn.Module):
         Returns:
             Outputs of all layers.
         """
-        reference, content, blocked = queries.reference, queries.content, None
-        guess = queries.guess
-        slots = 0
-        if denoising is not None:
-            slots = denoising.num_slots
-            reference = torch.cat((denoising.reference.to(reference), reference), dim=1)
-            blocked = denoising.blocked(queries.reference.shape[1])
-            if content is not None:
-                content = torch.cat(
-                    (content.new_zeros(len(content), slots, content.shape[-1]), content), dim=1
-                )
+        reference, content, blocked = with_denoising(queries, denoising)
         features = self.decoder(
             content, query_position(reference), memory, memory_position, blocked=blocked
         )
-        box, logits = self.boxes(features, reference, guess)
-        if denoising is None:
-            return QueryOutputs(box, logits, queries)
-        return QueryOutputs(
-            box[:, :, slots:],
-            logits[:, :, slots:],
-            queries,
-            denoising,
-            box[:, :, :slots],
-            logits[:, :, :slots],
-        )
+        box, logits = self.boxes(features, reference, queries.guess)
+        return QueryOutputs.of(box, logits, queries, denoising)
 
     def boxes(
         self, features: Tensor, reference: Tensor, guess: Guess | None = None

@@ -123,17 +123,7 @@ class CMT(nn.Module):
 
     def predict(self, outputs: QueryOutputs, batch: Batch) -> list[Prediction]:
         """Boxes of the last layer, by falling score, on the CPU."""
-        decoded = self.head.decode(outputs)
-        return [
-            Prediction(
-                token=batch.tokens[i],
-                boxes=boxes,
-                score=score,
-                global_SE3_ref=batch.global_SE3_ref[i],
-                ego_SE3_ref=batch.ego_SE3_ref[i],
-            )
-            for i, (boxes, score) in enumerate(decoded)
-        ]
+        return Prediction.of_batch(batch, self.head.decode(outputs))
 
 
 def _refuse_mixed(batch: Batch, *, lidar: bool, image: bool) -> None:

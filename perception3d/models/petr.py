@@ -14,7 +14,7 @@ megvii-research/PETR for what the papers leave open.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -203,23 +203,14 @@ class PETR(nn.Module):
     def predict(self, outputs: PETROutputs, batch: Batch) -> list[Prediction]:
         """Boxes of the last layer by falling score, and maps, on the CPU."""
         none = (Boxes3D.empty(), torch.zeros(0))
-        decoded, maps = [none] * batch.batch_size, None
+        decoded = [none] * batch.batch_size
         if self.head is not None and outputs.detection is not None:
             decoded = self.head.decode(outputs.detection)
-        if self.segmentation is not None and outputs.map is not None:
-            maps = self.segmentation.decode(outputs.map)
-        return [
-            Prediction(
-                token=batch.tokens[i],
-                boxes=boxes,
-                score=score,
-                global_SE3_ref=batch.global_SE3_ref[i],
-                ego_SE3_ref=batch.ego_SE3_ref[i],
-                map_prob=None if maps is None else maps[i],
-                grid=None if maps is None else self.map_grid,
-            )
-            for i, (boxes, score) in enumerate(decoded)
-        ]
+        found = Prediction.of_batch(batch, decoded)
+        if self.segmentation is None or outputs.map is None:
+            return found
+        maps = self.segmentation.decode(outputs.map)
+        return [replace(one, map_prob=map_, grid=self.map_grid) for one, map_ in zip(found, maps)]
 
 
 def _check_map(segmentation: SegmentationHead | None, grid: BEVGrid | None) -> None:

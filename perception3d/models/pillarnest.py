@@ -67,13 +67,4 @@ class PillarNeSt(nn.Module):
 
     def predict(self, outputs: CenterOutputs, batch: Batch) -> list[Prediction]:
         """Boxes by falling score, on the CPU."""
-        return [
-            Prediction(
-                token=batch.tokens[i],
-                boxes=boxes,
-                score=score,
-                global_SE3_ref=batch.global_SE3_ref[i],
-                ego_SE3_ref=batch.ego_SE3_ref[i],
-            )
-            for i, (boxes, score) in enumerate(self.head.decode(outputs))
-        ]
+        return Prediction.of_batch(batch, self.head.decode(outputs))

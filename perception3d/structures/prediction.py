@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from perception3d.structures.batch import Batch
 from perception3d.structures.boxes import Boxes3D
 from perception3d.structures.checks import check_same_length, check_tensor, move
 from perception3d.structures.grid import BEVGrid
@@ -44,3 +46,17 @@ class Prediction:
     def to(self, device: torch.device | str) -> Prediction:
         """A copy on another device."""
         return move(self, device)
+
+    @classmethod
+    def of_batch(cls, batch: Batch, decoded: Sequence[tuple[Boxes3D, Tensor]]) -> list[Prediction]:
+        """Of every sample of a batch, from its boxes and their scores."""
+        return [
+            cls(
+                token=batch.tokens[i],
+                boxes=boxes,
+                score=score,
+                global_SE3_ref=batch.global_SE3_ref[i],
+                ego_SE3_ref=batch.ego_SE3_ref[i],
+            )
+            for i, (boxes, score) in enumerate(decoded)
+        ]

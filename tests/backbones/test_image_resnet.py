@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from perception3d.backbones.image_resnet import ResNet, checkpointed
+from perception3d.backbones.image_resnet import ResNet
+from perception3d.backbones.image_stages import checkpointed
 from perception3d.nn.deform import ModulatedDeformConv
 
 
