@@ -43,6 +43,9 @@ from perception3d.engine.key_tables_petr import (
 
 _HEAD = "pts_bbox_head."
 
+#: Along an axis of a published sparse convolution.
+MOST_TAPS = 3
+
 
 @dataclass(frozen=True)
 class PublishedModel:
@@ -172,8 +175,8 @@ def fitting_config(model: PublishedModel, state: Mapping[str, Tensor]) -> str | 
 def export_published(weights: str | Path, target: str | Path, name: str = "auto") -> int:
     """Write a weights file of ours as a checkpoint that the authors' code loads.
 
-    Kernels of sparse convolutions keep the layout of spconv 2, and the state dict says so in the
-    way that mmdetection3d looks for.
+    Kernels of sparse convolutions get the layout of spconv 2, whatever file they came from, and the
+    state dict says so in the way that mmdetection3d looks for.
 
     Args:
         weights: safetensors file.
@@ -199,8 +202,11 @@ def export_published(weights: str | Path, target: str | Path, name: str = "auto"
         ) from error
     published |= _copies(published, model.table)
     ordered: OrderedDict[str, Tensor] = OrderedDict(sorted(published.items()))
-    kernels = {key.rpartition(".")[0] for key, value in ordered.items() if value.ndim == 5}
-    ordered._metadata = {part: {"version": 2} for part in kernels}  # type: ignore[attr-defined]
+    kernels = [key for key, value in ordered.items() if value.ndim == 5]
+    for key in kernels:
+        ordered[key] = _in_new_layout(ordered[key])
+    versions = {key.rpartition(".")[0]: {"version": 2} for key in kernels}
+    ordered._metadata = versions  # type: ignore[attr-defined]
     content = {"meta": {"exported_from": Path(weights).name}, "state_dict": ordered}
     write_atomically(Path(target), lambda file: torch.save(content, file))
     return len(ordered)
@@ -218,6 +224,15 @@ def _copies(published: Mapping[str, Tensor], table: KeyTable) -> dict[str, Tenso
             if name.startswith(first):
                 copies[f"{match[1]}{number}.{name.removeprefix(first)}"] = value
     return copies
+
+
+def _in_new_layout(kernel: Tensor) -> Tensor:
+    """(Cout, kz, ky, kx, Cin) also of (kz, ky, kx, Cin, Cout), which imported files may hold.
+
+    No published layer has as few outputs as a kernel has taps along an axis.
+    """
+    old = max(kernel.shape[:3]) <= MOST_TAPS
+    return kernel.permute(4, 0, 1, 2, 3).contiguous() if old else kernel
 
 
 def _refuse_same(source: str | Path, target: str | Path) -> None:

@@ -124,6 +124,26 @@ def test_the_whole_model_takes_them_strictly(name: str, tmp_path: Path) -> None:
     assert header["published"] == name
 
 
+@pytest.mark.parametrize("old", [False, True])
+def test_sparse_kernels_go_out_in_one_layout(old: bool, tmp_path: Path) -> None:
+    """Files of mmcv and spconv 1 hold (z, y, x, in, out); what goes out says it is the other."""
+    shapes = json.loads((DEFAULT_FOLDER / "sparse_encoder.json").read_text())["weights"]
+    generator = torch.Generator().manual_seed(4)
+    state = {key: torch.rand(shape, generator=generator) for key, shape in shapes.items()}
+    held = {
+        key: value.permute(1, 2, 3, 4, 0).contiguous() if old and value.ndim == 5 else value
+        for key, value in state.items()
+    }
+    source, ours, back = (tmp_path / n for n in ("p.pth", "ours.safetensors", "back.pth"))
+    write_checkpoint(source, held)
+    import_published(source, ours, "cmt")
+    export_published(ours, back)
+    again = torch.load(back, weights_only=True)["state_dict"]
+    assert again.keys() == state.keys()
+    assert all(torch.equal(again[key], value) for key, value in state.items())
+    assert again._metadata["pts_middle_encoder.conv_out.0"] == {"version": 2}
+
+
 def test_weights_of_another_size_say_what_they_fit(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "p.pth", state_of("pillarnest"))
     found = import_published(tmp_path / "p.pth", tmp_path / "ours.safetensors")
