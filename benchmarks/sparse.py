@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from perception3d_ops.hard_voxels import hard_voxels
+from perception3d_ops.norm_rows import norm_rows
 from perception3d_ops.sparse_conv import sparse_conv, sparse_conv_twin
 from perception3d_ops.sparse_sites import KernelMap, SparseSites
 from torch import Tensor, nn
@@ -62,6 +63,9 @@ def layer_cases(voxels: Voxels, dtype: torch.dtype = torch.float32) -> Iterator[
         ):
             title = f"{kind}SubM {channels}, {name}"
             yield Case(title, ways, times * gflop, times * gbyte, half)
+    for channels in (16, 64) if device.type == "cpu" and not half else ():
+        ways, gbyte = _norm_ways(len(voxels.sites), channels)
+        yield Case(f"batch norm, sum, ReLU {channels}, training step", ways, None, gbyte)
     strided = voxels.fresh().strided(CUBE, (2, 2, 2), (1, 1, 1))
     ways = _Layer(voxels, 16, 32, None, dtype).forward_ways(cold=True)
     gflop, gbyte = _work(strided, 16, 32, dtype)
@@ -82,6 +86,25 @@ def _work(
     numbers += len(found.table) * channels_in * channels_out
     traffic = numbers * torch.empty(0, dtype=dtype).element_size() + found.table.numel() * 4
     return 2e-9 * pairs * channels_in * channels_out, 1e-9 * traffic
+
+
+def _norm_ways(count: int, channels: int) -> tuple[Ways, float]:
+    """Forward and backward by one op, and by PyTorch's; GB that must be read and written."""
+    generator = torch.Generator().manual_seed(channels)
+    rows, added, slope = torch.randn(3, count, channels, generator=generator)
+    norm = nn.BatchNorm1d(channels, eps=1e-3, momentum=0.01)
+    inputs = rows.requires_grad_(), norm.weight, norm.bias, added.requires_grad_()
+
+    def own() -> Any:
+        still = torch.zeros(channels), torch.ones(channels)
+        out = norm_rows(*inputs[:3], still, eps=norm.eps, residual=added)[0]
+        return torch.autograd.grad(out, inputs, slope)
+
+    def torch_() -> Any:
+        return torch.autograd.grad(torch.relu_(norm(rows) + added), inputs, slope)
+
+    # Forward: two read, one written; backward: gradient, rows and result read, two written.
+    return {"own": own, "torch": torch_}, 8e-9 * count * channels * 4
 
 
 class _Layer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from perception3d_ops.norm_rows import norm_rows
 from perception3d_ops.sparse_conv import sparse_conv_affine
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm, relu
@@ -40,10 +41,11 @@ def conv_norm_relu(
     out = conv(voxels)
     if residual is not None:
         check_same_sites("a sum with a residual", residual.sites, out.sites)
+    added = None if residual is None else residual.features
+    if type(norm) is nn.BatchNorm1d and norm.training and out.features.device.type == "cpu":
+        return out.with_features(_trained(norm, out.features, added))
     rows = _normalized(norm, out.features)
-    if residual is not None:
-        rows = rows + residual.features
-    return out.with_features(relu(rows))
+    return out.with_features(relu(rows if added is None else rows + added))
 
 
 def _can_fuse(conv: SubMConv3d | SparseConv3d, norm: nn.BatchNorm1d, voxels: SparseVoxels) -> bool:
@@ -80,6 +82,28 @@ def _fused(
     if found.target is voxels.sites:
         return voxels.with_features(rows)
     return SparseVoxels(rows, found.target, conv.reach.grid(voxels.grid, found.target.shape))
+
+
+def _trained(norm: nn.BatchNorm1d, rows: Tensor, residual: Tensor | None) -> Tensor:
+    """The norm by the rows' own statistics, which move the running ones; sum and ReLU with it."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.num_batches_tracked is not None and norm.momentum is not None
+    out, mean, variance = norm_rows(
+        rows,
+        norm.weight,
+        norm.bias,
+        (norm.running_mean, norm.running_var),
+        eps=norm.eps,
+        residual=residual,
+    )
+    with torch.no_grad():
+        count = rows.shape[0]
+        # With fewer than two rows mean and variance are the running ones, which then stay.
+        unbiased = variance * (torch.sym_max(count, 1) / torch.sym_max(count - 1, 1))
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_(unbiased, norm.momentum)
+        norm.num_batches_tracked += torch.sym_min(torch.sym_max(count - 1, 0), 1)
+    return out
 
 
 def _normalized(norm: nn.Module, rows: Tensor) -> Tensor:

@@ -46,7 +46,9 @@ def check_tensor(
 
 def check_same_length(owner: str, **lengths: int) -> None:
     """Raise ValueError unless all lengths are equal."""
-    if len(set(lengths.values())) > 1:
+    counts = list(lengths.values())
+    # Compared, not put into a set: torch.compile may know of two lengths only that they are equal.
+    if any(count != counts[0] for count in counts):
         listed = ", ".join(f"{name} {n}" for name, n in lengths.items())
         raise ValueError(f"{owner}: fields must have one length; found {listed}")
 

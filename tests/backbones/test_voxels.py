@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo.testing
+from perception3d_ops.sparse_sites import SparseSites
 from torch import Tensor, nn
 
 from perception3d.backbones.second import SECOND
@@ -23,7 +25,8 @@ from perception3d.engine.checkpoints import (
 )
 from perception3d.engine.key_tables import CMT_KEYS
 from perception3d.models.lidar_branch import LidarBranch, pillar_branch, voxel_branch
-from perception3d.structures import BEVGrid
+from perception3d.structures import BEVGrid, SparseVoxels
+from tests.ops.op_inputs import sites
 
 GRID = BEVGrid((-8.0, 8.0), (-6.4, 6.4), (-2.0, 2.0), 0.4)
 
@@ -233,3 +236,42 @@ def test_spconv_agrees_on_the_whole_branch() -> None:
     torch.testing.assert_close(
         other(points, offsets).data, own(points, offsets).data, rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("training", [True, False])
+def test_one_compiled_graph_serves_clouds_of_any_size(training: bool) -> None:
+    """Maps, norms and all: the numbers of sites are data and break no graph."""
+    torch.manual_seed(0)
+    encoder = SparseEncoder(cells_z=17, in_channels=3, widths=(4, 6, 8), blocks=1).train(training)
+    state = {name: value.clone() for name, value in encoder.state_dict().items()}
+    shape = (17, 40, 40)
+    grid = BEVGrid((-8.0, 8.0), (-8.0, 8.0), (-2.0, 2.0), 0.4)
+
+    def encode(features: Tensor, index: Tensor) -> Tensor:
+        return encoder(SparseVoxels(features, SparseSites(index, shape, 2), grid)).data
+
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    settings = {"capture_dynamic_output_shape_ops": True, "capture_scalar_outputs": True}
+    with torch._dynamo.config.patch(**settings), torch.set_grad_enabled(training):
+        compiled = torch.compile(encode, fullgraph=True, backend=counter)
+        for seed, share in enumerate((0.02, 0.05, 0.01)):
+            index = sites(shape, share, 2, seed).index
+            features = torch.randn(len(index), 3)
+            for tensor in (index, features):
+                torch._dynamo.mark_dynamic(tensor, 0)
+            results = []
+            for way in (compiled, encode):
+                encoder.load_state_dict(state)
+                inputs = features.clone().requires_grad_(training)
+                torch._dynamo.mark_dynamic(inputs, 0)
+                out = way(inputs, index)
+                slopes = ()
+                if training:
+                    slopes = torch.autograd.grad(
+                        out.square().sum(), (inputs, *encoder.parameters())
+                    )
+                results.append((out, *slopes, *map(torch.clone, encoder.buffers())))
+            for got, want in zip(*results, strict=True):
+                torch.testing.assert_close(got, want)
+    assert counter.frame_count == 1

@@ -40,6 +40,7 @@ def samples() -> dict[str, tuple[Any, ...]]:
     table = places.submanifold((3, 3, 3)).table
     triple = (3, 3, 3), (2, 2, 2), (1, 1, 1), (1, 1, 1), False
     one = torch.ones(len(start) - 1, 4)
+    ones = torch.ones(4)
     source = OPS.reduce_rows(rows, order, start, 2, True)[1]
     return {
         "voxel_keys": (xyz, offsets, RANGE_M[:3], (0.5, 0.5, 1.0), (32, 24, 5)),
@@ -62,6 +63,10 @@ def samples() -> dict[str, tuple[Any, ...]]:
             features.detach(), weight.detach(), table, torch.ones(6), torch.ones(len(places), 6),
             True,
         ),
+        "norm_rows": (rows, ones, ones, ones, ones, rows.detach(), 1e-3, True),
+        "norm_rows_gradient": (
+            slope, slope, slope, torch.ones(6), torch.ones(6), torch.ones(6), 1e-3, True, True,
+        ),
         "sparse_conv_weight_gradient": (features.detach(), slope, found.table),
     }  # fmt: skip
 
@@ -83,6 +88,7 @@ def test_every_op_here_is_checked() -> None:
         "reduce_rows",
         "sparse_maps",
         "sparse_conv",
+        "norm_rows",
     )
     text = "".join((ROOT / "ops" / "perception3d_ops" / f"{m}.py").read_text() for m in modules)
     assert set(re.findall(r'define\(\s*f?"(\w+)', text)) == mine
