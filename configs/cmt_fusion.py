@@ -8,23 +8,27 @@
 Two sizes: ``town`` learns the generated town in minutes on two CPU cores (LOG.md has times and
 scores); ``base`` has the published head (900 queries, 6 layers), schedule and augmentation for
 nuScenes, and has not been trained yet. ``--size auto`` takes the one that fits the data.
+
+The four published models have configs of their own, which are variants of this one:
+cmt_voxel0075_vov_1600x640, cmt_voxel0100_r50_800x320, cmt_lidar_voxel0075, cmt_camera_vov_1600x640.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
-from perception3d.datasets.augment import GlobalAugment, ImageAugment
+from configs._cmt_sizes import SIZES as SIZES  # for others to import from here
+from configs._cmt_sizes import LidarEncoder, Recipe, Sensors, Size, SizeName, choose_size
+from perception3d.datasets.augment import ImageAugment
 from perception3d.datasets.collate import collate
 from perception3d.datasets.locate import DataRoot, locate
 from perception3d.datasets.nuscenes import NuScenesFrames
-from perception3d.datasets.points import CloseRule
 from perception3d.datasets.samples import FrameDataset, Transform
 from perception3d.datasets.sampling import class_balanced_repeats
 from perception3d.datasets.transforms import (
@@ -35,6 +39,7 @@ from perception3d.datasets.transforms import (
     PointShuffle,
     RangeFilter,
 )
+from perception3d.engine.backbone_weights import BackboneWeights
 from perception3d.engine.experiment import Experiment, Phase, Precision, Samples
 from perception3d.engine.optim import AdamWSettings, CyclicSchedule, GroupRule
 from perception3d.evaluation import Modalities
@@ -46,115 +51,26 @@ from perception3d.heads.query import QueryHead
 from perception3d.heads.query_decoder import QueryDecoder
 from perception3d.heads.query_denoising import DenoisingBuilder
 from perception3d.models.cmt import CMT
-from perception3d.models.image_branch import ImageBranch, named_branch, resnet_branch
-from perception3d.models.lidar_branch import LidarBranch, pillar_branch, voxel_branch
+from perception3d.models.image_branch import named_branch
 from perception3d.nn.sparse_convolve import Backend
 from perception3d.structures import BEVGrid
 from perception3d.structures.taxonomy import NUSCENES_CLASSES, NUSCENES_TYPICAL_SIZE_LWH_M
 
-Sensors = Literal["fusion", "lidar", "camera"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Size:
-    """What differs between a laptop and eight GPUs."""
-
-    half_range_m: float
-    voxel_m: float
-    lidar: Callable[[BEVGrid], LidarBranch]
-    token_stride: int
-    heat_hidden: int
-    image_hw: tuple[int, int]
-    image_resize: tuple[float, float]
-    image: Callable[..., ImageBranch]
-    image_token_stride: int
-    channels: int
-    heads: int
-    hidden: int
-    layers: int
-    learned_queries: int
-    bev_queries: int
-    image_queries: int
-    image_queries_alone: int
-    lifted_channels: int
-    num_depths: int
-    sweeps: int
-    batch_size: int
-    lr: float
-    peak_ratio: float
-    decoder_lr: float
-    epochs: int
-    scene_augment: GlobalAugment
-    scene_augment_camera: GlobalAugment
-    drop_close: CloseRule
-    dropout: float
-    grid_mask: bool
-
-
-#: No mirror: traffic keeps to the right, which tells headings long before shapes do (LOG.md).
-TOWN_AUGMENT = GlobalAugment(rotation_rad=0.3, flip_x_probability=0.0, flip_y_probability=0.0)
-#: Published for cameras alone.
-CAMERA_AUGMENT = GlobalAugment(
-    rotation_rad=0.3925,
-    scale=(0.95, 1.05),
-    translation_std_m=(0.0, 0.0, 0.0),
-    flip_x_probability=0.0,
-    flip_y_probability=0.0,
-)
-
-SIZES = {
-    "town": Size(
-        half_range_m=40.0, voxel_m=0.4,
-        lidar=partial(
-            pillar_branch, max_pillars=(20000, 20000), natural=True, depths=(0, 1, 2, 2),
-            widths=(24, 32, 64, 128), out_stages=(1, 2, 3), neck_channels=32, drop_path=0.0,
-        ),
-        token_stride=2, heat_hidden=48,
-        image_hw=(224, 400), image_resize=(0.94, 1.1),
-        image=partial(resnet_branch, depth=18, width=16, stages=(1, 2, 3)), image_token_stride=2,
-        channels=128, heads=4, hidden=256, layers=2,
-        learned_queries=200, bev_queries=150, image_queries=30, image_queries_alone=150,
-        lifted_channels=32,
-        num_depths=32, sweeps=5, batch_size=1, lr=4e-4, peak_ratio=8.0, decoder_lr=0.2,
-        scene_augment=TOWN_AUGMENT, scene_augment_camera=TOWN_AUGMENT, drop_close="all",
-        dropout=0.0, grid_mask=False, epochs=1,
-    ),
-    "base": Size(
-        half_range_m=54.0, voxel_m=0.15, lidar=pillar_branch, token_stride=1, heat_hidden=64,
-        image_hw=(320, 800), image_resize=(0.47, 0.625),
-        image=resnet_branch, image_token_stride=1,
-        channels=256, heads=8, hidden=1024, layers=6,
-        learned_queries=900, bev_queries=200, image_queries=100, image_queries_alone=500,
-        lifted_channels=64,
-        num_depths=64, sweeps=11, batch_size=4, lr=1.4e-4, peak_ratio=6.0, decoder_lr=1.0,
-        scene_augment=GlobalAugment(), scene_augment_camera=CAMERA_AUGMENT, drop_close="none",
-        dropout=0.1, grid_mask=True, epochs=20,
-    ),
-}  # fmt: skip
-
-#: What differs with voxels instead of pillars; ``base`` is the published voxel-0.075 branch.
-VOXELS: dict[str, dict[str, Any]] = {
-    "town": {
-        "voxel_m": 0.2,
-        "lidar": partial(
-            voxel_branch, height_m=0.4, max_voxels=(60000, 60000), natural=True,
-            widths=(16, 24, 32), blocks=1, out_channels=32,
-            bev_widths=(48, 96), bev_layers=(2, 2), neck_channels=48,
-        ),
-    },
-    "base": {"voxel_m": 0.075, "lidar": voxel_branch},
-}  # fmt: skip
+#: What pastes objects of other frames into a training frame, before all else: nothing yet.
+PASTE: tuple[Transform, ...] = ()
 
 
 def experiment(
     *,
     sensors: Sensors = "fusion",
-    lidar_encoder: Literal["pillars", "voxels"] = "pillars",
+    lidar_encoder: LidarEncoder = "pillars",
     sparse_backend: Backend = "own",
     image_backbone: str = "auto",
     data: str = "auto",
     val_split: str | None = None,
-    size: Literal["auto", "town", "base"] = "auto",
+    size: Literal["auto", "town", "base", "published"] = "auto",
+    recipe: Recipe | None = None,
+    published_grid: bool = False,
     queries: Literal["auto", "heatmap", "learned"] = "auto",
     denoising_queries: int | None = None,
     voxel_m: float | None = None,
@@ -172,6 +88,7 @@ def experiment(
     workers: int = 1,
     evaluate_every: int = 0,
     weights: Path | None = None,
+    backbone_weights: Path | None = None,
     seed: int = 0,
 ) -> Experiment:
     """Train CMT.
@@ -183,7 +100,11 @@ def experiment(
         image_backbone: resnet50, vovnet99, ... or timm:NAME (any of timm); auto by size.
         data: "auto" takes data/nuscenes when it is there, else the generated town; or a folder.
         val_split: evaluate and predict on this split instead (test, for the leaderboard).
-        size: town (laptop), base (published head), or auto by the data.
+        size: town (laptop), base (published head), published (all as the recipe says), or auto by
+            the data.
+        recipe: a published model, whose sensors and encoder these must be; each has a config.
+        published_grid: for the weights released with voxel0100_r50_800x320, whose grid ends 5.6 m
+            before its range does (see its config); without, the grid has the whole range.
         queries: where queries start: class peaks of heat maps, or the published learned table;
             auto is heatmap on the town.
         denoising_queries: room for denoising queries in training, 0 for none. By default as many as
@@ -203,13 +124,17 @@ def experiment(
         workers: loader processes.
         evaluate_every: epochs between evaluations; 0: after the last epoch only; -1: never.
         weights: start from these weights; the image branch then learns slowly, as published.
+        backbone_weights: the same, but from a file with a pre-trained image backbone only.
         seed: of weights, order, augmentation and noise.
     """
     root = locate(data, val_split=val_split)
-    name = ("town" if root.kind == "town" else "base") if size == "auto" else size
-    chosen = SIZES[name]
+    name: SizeName = "published" if recipe is not None else "base"
+    if size != "auto":
+        name = size
+    elif root.kind == "town":
+        name = "town"
+    chosen = choose_size(name, recipe, sensors, lidar_encoder, published_grid=published_grid)
     if lidar_encoder == "voxels":
-        chosen = replace(chosen, **VOXELS[name])
         chosen = replace(chosen, lidar=partial(chosen.lidar, backend=sparse_backend))
     elif sparse_backend != "own":
         raise ValueError(
@@ -223,23 +148,22 @@ def experiment(
     chosen = replace(chosen, **{k: v for k, v in changes.items() if v is not None})
     if queries == "auto":
         queries = "heatmap" if name == "town" else "learned"
-    masked = (name == "base" and sensors == "fusion") if mask_sensors is None else mask_sensors
+    masked = (chosen.masked and sensors == "fusion") if mask_sensors is None else mask_sensors
+    pretrained = weights is not None or backbone_weights is not None
     used = Modalities(camera=sensors != "lidar", lidar=sensors != "camera")
     source = partial(training_samples, root, chosen, sensors, seed, balance_classes)
     return Experiment(
-        name=f"cmt_{sensors}_{name}" + ("_voxels" if lidar_encoder == "voxels" else ""),
-        model=partial(
-            model, chosen, sensors, queries, denoising_queries, pretrained=weights is not None
-        ),
-        train=partial(source, masked=masked),
+        name=run_name(name, recipe, sensors, lidar_encoder),
+        model=partial(model, chosen, sensors, queries, denoising_queries, pretrained=pretrained),
+        train=partial(source, masked=masked, paste=PASTE),
         val=partial(validation_samples, root, chosen, sensors),
         optimizer=AdamWSettings(
             lr=chosen.lr,
             weight_decay=0.01,
-            rules=optimizer_rules(chosen, sensors, pretrained=weights is not None),
+            rules=optimizer_rules(chosen, sensors, pretrained=pretrained),
         ),
         schedule=CyclicSchedule(peak_ratio=chosen.peak_ratio),
-        phases=(Phase(first_epoch=-1, train=partial(source, masked=False)),) if masked else (),
+        phases=last_epochs(chosen, source, masked=masked),
         epochs=None if max_steps is not None and epochs is None else chosen.epochs,
         max_steps=max_steps,
         batch_size=chosen.batch_size,
@@ -254,7 +178,41 @@ def experiment(
         modalities=used,
         evaluate_every=None if evaluate_every < 0 else evaluate_every,
         weights=weights,
+        backbone_weights=image_weights(sensors, backbone_weights),
+        expected=chosen.expected if root.val_split == "val" else (),
     )
+
+
+def run_name(
+    name: SizeName, recipe: Recipe | None, sensors: Sensors, lidar_encoder: LidarEncoder
+) -> str:
+    """Of the run's folder."""
+    if recipe is not None:
+        return f"cmt_{recipe}" + ("_town" if name == "town" else "")
+    return f"cmt_{sensors}_{name}" + ("_voxels" if lidar_encoder == "voxels" else "")
+
+
+def image_weights(sensors: Sensors, file: Path | None) -> BackboneWeights | None:
+    """What fills the image backbone, if anything does.
+
+    Raises:
+        ValueError: there is no image backbone.
+    """
+    if file is None:
+        return None
+    if sensors == "lidar":
+        raise ValueError(f"--backbone-weights {file} is for models with cameras; found lidar")
+    return BackboneWeights(file=file, part="image.backbone")
+
+
+def last_epochs(size: Size, source: Callable[..., Samples], *, masked: bool) -> tuple[Phase, ...]:
+    """Towards the end nothing is pasted any more (published), or no sensor is hidden (ours)."""
+    phases = []
+    if size.fade_epochs:
+        phases.append(Phase(first_epoch=-size.fade_epochs, train=partial(source, masked=masked)))
+    if masked and size.unmasked_epochs:
+        phases.append(Phase(first_epoch=-size.unmasked_epochs, train=partial(source, masked=False)))
+    return tuple(phases)
 
 
 def model(
@@ -312,6 +270,7 @@ def model(
             ),
             num_classes=len(NUSCENES_CLASSES),
             range_m=area.range_m,
+            task_kernel=size.task_kernel,
             residual=queries == "heatmap",
         ),
         denoising=DenoisingBuilder(
@@ -341,11 +300,18 @@ def optimizer_rules(size: Size, sensors: Sensors, *, pretrained: bool) -> tuple[
 
 
 def training_samples(
-    root: DataRoot, size: Size, sensors: Sensors, seed: int, balance: bool, *, masked: bool
+    root: DataRoot,
+    size: Size,
+    sensors: Sensors,
+    seed: int,
+    balance: bool,
+    *,
+    masked: bool,
+    paste: tuple[Transform, ...] = (),
 ) -> Samples:
-    """Training frames with the published augmentation."""
+    """Training frames with the published augmentation, in the published order."""
     source = frames(root, root.train_split, size, sensors)
-    steps: list[Transform] = [MinPointsFilter(1)]
+    steps: list[Transform] = [MinPointsFilter(1), *paste]
     if masked:
         steps.append(ModalMask())
     reach = (-size.half_range_m, size.half_range_m)

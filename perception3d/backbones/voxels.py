@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from perception3d_ops.hard_voxels import hard_voxels
@@ -30,8 +31,12 @@ class VoxelEncoder(nn.Module):
         max_voxels: cap of a sample in training and in evaluation; published 120,000 and 160,000.
         units: 5 numbers that the features are divided by, kept with the weights; None is published:
             metres, raw intensities and seconds as they come.
+        kept_cells: along x and along y; voxels beyond are dropped once they are counted, and those
+            that stay are handed on as if they filled the whole range. That misplaces them: it is
+            for weights that were trained so, see :func:`short_grid`. None keeps all where they are.
 
     Attributes:
+        grid: the cells that voxels are handed on in.
         cells_z: layers of the grid that voxels are put into: one more than the band has, as
             published, which makes four halvings come out.
         channels: of the features.
@@ -47,6 +52,7 @@ class VoxelEncoder(nn.Module):
         max_points: int = 10,
         max_voxels: tuple[int, int] = (120_000, 160_000),
         units: Sequence[float] | None = None,
+        kept_cells: int | None = None,
     ) -> None:
         super().__init__()
         band_m = grid.z_m[1] - grid.z_m[0]
@@ -59,7 +65,8 @@ class VoxelEncoder(nn.Module):
         if units is not None and len(units) != POINT_CHANNELS:
             raise ValueError(f"units must be {POINT_CHANNELS} numbers; found {len(units)}")
         self.register_buffer("units", None if units is None else torch.tensor(units))
-        self.grid = grid
+        self.points_grid = grid
+        self.grid = grid if kept_cells is None else short_grid(grid, kept_cells)
         self.height_m = height_m
         self.max_points = max_points
         self.max_voxels = max_voxels
@@ -77,7 +84,7 @@ class VoxelEncoder(nn.Module):
             Voxels with (N, 5) float32 features, sorted by place. A sample, or all of them, may have
             none.
         """
-        grid = self.grid
+        grid = self.points_grid
         points = points.float()
         voxels = hard_voxels(
             points[:, :3],
@@ -90,9 +97,34 @@ class VoxelEncoder(nn.Module):
         features = voxels.mean(points[voxels.point])
         if self.units is not None:
             features = features / self.units
-        shape = (self.cells_z, grid.ny, grid.nx)
-        sites, order = SparseSites.of(voxels.index, shape, len(offsets) - 1)
-        return SparseVoxels(features if order is None else features[order], sites, grid)
+        index = voxels.index
+        if self.grid != grid:
+            kept = (index[:, 2:] < self.grid.nx).all(dim=1)
+            index, features = index[kept], features[kept]
+        shape = (self.cells_z, self.grid.ny, self.grid.nx)
+        sites, order = SparseSites.of(index, shape, len(offsets) - 1)
+        return SparseVoxels(features if order is None else features[order], sites, self.grid)
+
+
+def short_grid(grid: BEVGrid, cells: int) -> BEVGrid:
+    """``grid``'s range in ``cells`` x ``cells`` cells, fewer than it has: larger ones.
+
+    junjie18/CMT, configuration voxel0100_r50_800x320: points are put into 1,080 x 1,080 voxels of
+    0.1 m, the sparse convolutions know 1,024 x 1,024 of them, and the head takes what they return
+    for a map of the whole range, in cells of 0.84375 m that are in truth 0.8 m wide. LiDAR ends at
+    48.4 m in x and y, and a place is off by 5.5 % of its distance from the range's minimum, up to
+    5.6 m. There, voxels beyond also collide with those of other rows in the table that
+    submanifold convolutions look neighbours up in, by chance; here, none of them is seen at all.
+
+    Raises:
+        ValueError: more cells than ``grid`` has.
+    """
+    if grid.nx != grid.ny or not 0 < cells <= grid.nx:
+        raise ValueError(
+            f"a square grid of at least as many cells is needed to keep {cells} x {cells} of; "
+            f"found {grid.ny} x {grid.nx}"
+        )
+    return replace(grid, cell_m=(grid.x_m[1] - grid.x_m[0]) / cells)
 
 
 class SparseEncoder(nn.Module):

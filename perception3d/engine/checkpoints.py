@@ -201,16 +201,32 @@ def state_of_pickle(source: Path) -> dict[str, Tensor]:
             tensors.
     """
     loaded = _unpickle_safely(source)
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
+    wrapped = isinstance(loaded, dict)
+    state = loaded.get("state_dict", loaded.get("model", loaded)) if wrapped else None
     if not isinstance(state, dict):
         raise ValueError(
             f"{source} holds no state dict: found {type(loaded).__name__}, expected a dict of"
-            ' tensors, or one under "state_dict"'
+            ' tensors, or one under "state_dict" or "model"'
         )
     tensors = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if not tensors:
         raise ValueError(f"{source} holds no tensors; found the keys {listed(map(str, state))}")
     return tensors
+
+
+def classes_of_pickle(source: Path) -> tuple[str, ...] | None:
+    """The classes that a checkpoint of the mm family says it was trained on; None if it doesn't.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`state_of_pickle` says of unreadable files.
+    """
+    loaded = _unpickle_safely(source)
+    meta = loaded.get("meta") if isinstance(loaded, dict) else None
+    if not isinstance(meta, dict):
+        return None
+    later = meta.get("dataset_meta")  # mmengine
+    names = meta.get("CLASSES") or (later.get("classes") if isinstance(later, dict) else None)
+    return tuple(map(str, names)) if isinstance(names, (list, tuple)) else None
 
 
 def _unpickle_safely(source: Path) -> Any:

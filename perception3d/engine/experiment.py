@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 from torch import nn
 from torch.utils.data import Dataset
 
+from perception3d.engine.backbone_weights import BackboneWeights
 from perception3d.engine.optim import ConstantSchedule, OptimizerSettings, Schedule
 from perception3d.evaluation.rules import Modalities
 
@@ -114,6 +115,7 @@ class Experiment:
         evaluate_every: epochs between evaluations; the last epoch always has one, 0 = only that,
             None = never.
         weights: initial weights (a safetensors file), or None.
+        backbone_weights: instead, initial weights of a backbone alone, or None.
         channels_last: memory format of 4-D parameters; faster convolutions on some machines.
         find_unused_parameters: for several processes when a step may leave parameters unused.
         log_every: steps between lines of metrics.jsonl.
@@ -143,6 +145,7 @@ class Experiment:
     modalities: Modalities = field(default_factory=Modalities)
     evaluate_every: int | None = 1
     weights: Path | None = None
+    backbone_weights: BackboneWeights | None = None
     channels_last: bool = False
     find_unused_parameters: bool = False
     log_every: int = 10
@@ -161,6 +164,8 @@ class Experiment:
             raise ValueError("Experiment needs epochs or max_steps")
         if self.precision not in ("fp32", "bf16", "fp16"):
             raise ValueError(f"precision is fp32, bf16 or fp16; found {self.precision!r}")
+        if self.weights is not None and self.backbone_weights is not None:
+            raise ValueError("weights hold a backbone already; give them or backbone_weights")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise ValueError(f"clip_norm must be > 0, or None to clip nothing; {self.clip_norm=}")
 

@@ -28,6 +28,7 @@ from perception3d.engine.checkpoints import (
     FITS,
     KERNELS,
     PUBLISHED,
+    classes_of_pickle,
     read_weights,
     state_of_pickle,
     write_weights,
@@ -40,6 +41,7 @@ from perception3d.engine.key_tables_petr import (
     PETRV2_KEYS,
     refuse_unequal_copies,
 )
+from perception3d.structures.taxonomy import NUSCENES_CLASSES
 
 _HEAD = "pts_bbox_head."
 
@@ -101,6 +103,17 @@ def model_of(state: Mapping[str, Any]) -> PublishedModel:
     )
 
 
+#: Released models of CMT by their number of weights, and the flags that their weights need.
+CMT_CONFIGS = {
+    16_769_492: "configs/cmt_lidar_voxel0075.py",
+    78_156_100: "configs/cmt_camera_vov_1600x640.py",
+    86_607_380: "configs/cmt_voxel0075_vov_1600x640.py",
+    40_919_572: "configs/cmt_voxel0100_r50_800x320.py --published-grid",
+}
+#: What is no weight in a state dict: statistics of batch norms.
+_BUFFERS = (".running_mean", ".running_var", ".num_batches_tracked")
+
+
 @dataclass(frozen=True)
 class Imported:
     """What became of a published file."""
@@ -123,12 +136,12 @@ def import_published(source: str | Path, target: str | Path, name: str = "auto")
 
     Returns:
         The model, the weights under our names, the published names that stand for nothing, and the
-        config that the shapes fit, if they tell.
+        config that the shapes fit (with the flags that it needs), if they tell.
 
     Raises:
         FileNotFoundError: there is no source.
         ValueError: it is no PyTorch checkpoint, holds more than tensors and plain values (which
-            could run code), or names that the model's table doesn't know.
+            could run code), names that the model's table doesn't know, or other classes.
         OSError: the target can't be written.
     """
     source = Path(source)
@@ -136,6 +149,7 @@ def import_published(source: str | Path, target: str | Path, name: str = "auto")
     named = None if name == "auto" else _named(name)
     published = state_of_pickle(source)
     model = named or model_of(published)
+    _refuse_other_classes(source)
     state = model.table.translate(published)
     refuse_unequal_copies(published, model.table)
     ignored = tuple(key for key in published if model.table.to_ours(key) is None)
@@ -154,7 +168,10 @@ def import_published(source: str | Path, target: str | Path, name: str = "auto")
 
 
 def fitting_config(model: PublishedModel, state: Mapping[str, Tensor]) -> str | None:
-    """The config whose model has these shapes, where the shapes tell: PillarNeSt's four sizes."""
+    """The config whose model has these shapes, where they tell: those of CMT and PillarNeSt."""
+    if model.name == "cmt":
+        weights = (value for name, value in state.items() if not name.endswith(_BUFFERS))
+        return CMT_CONFIGS.get(sum(value.numel() for value in weights))
     if model.name != "pillarnest":
         return None
     stage = re.compile(r"lidar\.backbone\.stages\.(\d+)\.(\d+)\.gamma")
@@ -233,6 +250,16 @@ def _in_new_layout(kernel: Tensor) -> Tensor:
     """
     old = max(kernel.shape[:3]) <= MOST_TAPS
     return kernel.permute(4, 0, 1, 2, 3).contiguous() if old else kernel
+
+
+def _refuse_other_classes(source: Path) -> None:
+    """Labels are numbers: with another list, cars would be called trucks without an error."""
+    classes = classes_of_pickle(source)
+    if classes is not None and classes != NUSCENES_CLASSES:
+        raise ValueError(
+            f"{source} was trained on {len(classes)} classes ({', '.join(classes)}); labels here "
+            f"stand for {len(NUSCENES_CLASSES)} ({', '.join(NUSCENES_CLASSES)}), in this order"
+        )
 
 
 def _refuse_same(source: str | Path, target: str | Path) -> None:

@@ -235,6 +235,8 @@ def _build_model(experiment: Experiment, state: RunState | None) -> nn.Module:
         model.load_state_dict(state.model)
     elif experiment.weights is not None:
         load_weights(model, experiment.weights)
+    elif experiment.backbone_weights is not None:
+        experiment.backbone_weights.fill(model)
     if experiment.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.train()

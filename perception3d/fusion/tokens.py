@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
+from perception3d.fusion.kept_code import KeptCode
 from perception3d.fusion.plane_code import PlanePositionCode
 from perception3d.fusion.ray_code import RayPositionCode
 from perception3d.nn.position import inverse_sigmoid
@@ -90,6 +91,8 @@ class CrossModalTokens(nn.Module):
             if cameras
             else None
         )
+        # In evaluation: the plane's code is the same for all frames, the rays' for a fixed rig.
+        self._plane_code, self._ray_code = KeptCode(), KeptCode()
         self.channels = channels
         self.range_m = range_m
         low, high = torch.tensor(range_m[:3]), torch.tensor(range_m[3:])
@@ -124,10 +127,14 @@ class CrossModalTokens(nn.Module):
         position: list[Tensor] = []
         if bev is not None:
             data.append(bev.data.flatten(2).transpose(1, 2))
-            code = self.plane.grid(*bev.data.shape[-2:])
+            rows, columns = bev.data.shape[-2:]
+            code = self._plane_code(
+                self.plane, (rows, columns), lambda: self.plane.grid(rows, columns)
+            )
             position.append(code.expand(len(bev.data), -1, -1))
         if images is not None:
-            if self.ray is None or cameras is None:
+            ray = self.ray
+            if ray is None or cameras is None:
                 raise ValueError(
                     "image features need a model built with cameras, and their projections"
                 )
@@ -137,7 +144,10 @@ class CrossModalTokens(nn.Module):
                 maps = pooled.unflatten(0, maps.shape[:2])
             data.append(maps.permute(0, 1, 3, 4, 2).flatten(1, 3))
             h, w = maps.shape[-2:]
-            code = self.ray.tokens(cameras.ref_to_image, (h, w), cameras.image_hw)
+            to_image, image_hw = cameras.ref_to_image, cameras.image_hw
+            code = self._ray_code(
+                ray, (to_image, h, w, *image_hw), lambda: ray.tokens(to_image, (h, w), image_hw)
+            )
             position.append(code.flatten(1, 3))
         if not data:
             raise ValueError("a batch needs LiDAR points, images or both; found neither")

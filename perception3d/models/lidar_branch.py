@@ -30,6 +30,9 @@ class PointEncoder(Protocol):
 class LidarBranch(nn.Module):
     """Points -> pillars -> canvas, or points -> voxels -> sparse encoder; -> BEV backbone -> neck.
 
+    Where a coarse stage of the backbone has no whole number of cells, the canvas gets empty rows
+    and columns at the far ends, which are cut off the output again.
+
     Args:
         encoder: points to pillars, or to voxels.
         middle: voxels to a canvas; None with pillars, which make one themselves.
@@ -68,7 +71,7 @@ class LidarBranch(nn.Module):
                 f"the neck's factors {tuple(factors)} do not bring the backbone's strides "
                 f"{tuple(strides)} to one stride"
             )
-        grid.stride(max(strides))  # raises if a stage would cut off rows or columns
+        self.multiple = max(strides)
         self.grid = grid.stride(int(out.pop()))
         self.channels = int(neck.channels)  # type: ignore[arg-type]
 
@@ -76,7 +79,12 @@ class LidarBranch(nn.Module):
         """(P, 5) points and (B + 1,) offsets -> (B, channels, ny, nx) on ``grid``."""
         cells = self.encoder(points, offsets)
         canvas = cells.dense() if self.middle is None else self.middle(cells).data
-        return BEVFeatures(self.neck(self.backbone(canvas)), self.grid)
+        rows, columns = canvas.shape[-2:]
+        missing = (0, -columns % self.multiple, 0, -rows % self.multiple)
+        if any(missing):
+            canvas = nn.functional.pad(canvas, missing)
+        joined = self.neck(self.backbone(canvas))
+        return BEVFeatures(joined[..., : self.grid.ny, : self.grid.nx], self.grid)
 
 
 def pillar_branch(
@@ -125,6 +133,7 @@ def voxel_branch(
     height_m: float = 0.2,
     max_voxels: tuple[int, int] = (120_000, 160_000),
     natural: bool = False,
+    kept_cells: int | None = None,
     widths: Sequence[int] = (16, 32, 64, 128),
     blocks: int = 2,
     out_channels: int = 128,
@@ -140,6 +149,7 @@ def voxel_branch(
         height_m: of a voxel.
         max_voxels: cap of a sample in training and in evaluation.
         natural: divide inputs by about one standard deviation each.
+        kept_cells: of :class:`~perception3d.backbones.voxels.VoxelEncoder`.
         widths, blocks, out_channels: of :class:`~perception3d.backbones.voxels.SparseEncoder`;
             the output has a stride of 2 for each of ``widths`` but the last.
         bev_widths, bev_layers: of :class:`~perception3d.backbones.second.SECOND`.
@@ -151,6 +161,7 @@ def voxel_branch(
         height_m=height_m,
         max_voxels=max_voxels,
         units=natural_units(grid)[:POINT_CHANNELS] if natural else None,
+        kept_cells=kept_cells,
     )
     middle = SparseEncoder(
         cells_z=encoder.cells_z,

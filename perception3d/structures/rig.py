@@ -10,6 +10,10 @@ from torch import Tensor
 from perception3d.geometry import project_points
 from perception3d.structures.checks import check_finite, check_tensor, move
 
+#: Determinants of rigs are 1 (rotations), of the order of the scale (augmentation) or of the focal
+#: lengths (K): one below this stands for a matrix that cannot be inverted.
+LEAST_DETERMINANT = 1e-9
+
 
 @dataclass(frozen=True)
 class CameraRig:
@@ -50,9 +54,23 @@ class CameraRig:
             # Matrices of a rig are multiplied and inverted: half of the digits would be lost in
             # float32.
             object.__setattr__(self, name, value.double())
+        self._refuse_singular()
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def _refuse_singular(self) -> None:
+        """Raise ValueError if a matrix has no inverse: rays of its pixels could not be told."""
+        names = ("K", "cam_SE3_ref", "image_aug")
+        matrices = torch.stack([getattr(self, name)[..., :3, :3] for name in names])
+        singular = torch.linalg.det(matrices).abs() < LEAST_DETERMINANT
+        if bool(singular.any()):
+            place = tuple(singular.nonzero()[0].tolist())
+            raise ValueError(
+                f"CameraRig.{names[place[0]]} of {self.names[place[-1]]} has no inverse: "
+                f"{matrices[place].tolist()}; correct the calibration of this camera, or leave it "
+                "out"
+            )
 
     def ref_to_image(self) -> Tensor:
         """(..., V, 4, 4) float64: (x, y, z, 1) in ``ref`` to (u d, v d, d, 1) in present pixels."""

@@ -26,6 +26,7 @@ from perception3d.models.lidar_branch import pillar_branch
 from perception3d.models.petr_published import petr, petrv2, petrv2_segmentation
 from perception3d.models.pillarnest import PillarNeSt
 from perception3d.structures import BEVGrid
+from perception3d.structures.taxonomy import NUSCENES_CLASSES
 from tests.golden_cases import DEFAULT_FOLDER
 
 IMAGE = ("vovnet99", "cpfpn_vov")
@@ -69,7 +70,7 @@ def state_of(name: str) -> dict[str, Tensor]:
 def write_checkpoint(path: Path, state: dict[str, Any], prefix: str = "") -> None:
     """As mmcv's runner writes it."""
     content = {
-        "meta": {"epoch": 20, "mmcv_version": "1.4.0", "CLASSES": ["car", "truck"]},
+        "meta": {"epoch": 20, "mmcv_version": "1.4.0", "CLASSES": list(NUSCENES_CLASSES)},
         "state_dict": {prefix + key: value for key, value in state.items()},
         "optimizer": {"state": {0: {"step": 7, "exp_avg": torch.zeros(3)}}, "param_groups": [{}]},
     }

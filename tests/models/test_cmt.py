@@ -8,8 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from perception3d.engine.checkpoints import load_state
+from perception3d.heads.box_code import BOX_BRANCHES
+from perception3d.heads.query_tasks import PackedTaskHeads
 from perception3d.models.cmt import CMT
-from perception3d.structures import Batch, BEVGrid
+from perception3d.structures import Batch, BEVGrid, CameraRig
 from tests.models.small_cmt import GRID, random_boxes, small_batch, small_cmt
 
 
@@ -216,3 +219,61 @@ def test_grid_of_the_features_is_the_grid_of_the_tokens() -> None:
     assert model.lidar is not None and batch.points is not None and batch.offsets is not None
     features = model.lidar(batch.points, batch.offsets)
     assert features.grid == GRID.stride(2)
+
+
+def test_images_of_no_whole_number_of_cells_are_padded() -> None:
+    """Rays are those of the padded image; rows and columns that are added shift nothing."""
+    model, batch = small_cmt(lidar=False).eval(), small_batch(points=None)
+    assert batch.images is not None and batch.rig is not None and model.image is not None
+    # Cells of 16 pixels: 30 x 40 becomes 32 x 48.
+    cut = replace(batch, images=batch.images[..., :30, :40])
+    features, image_hw = model.image(cut.images)
+    assert image_hw == (32, 48) and features.data.shape[-2:] == (2, 3)
+    with torch.no_grad():
+        outputs = model(cut)
+        assert outputs.box.isfinite().all()
+        assert [p.token for p in model.predict(outputs, cut)] == list(cut.tokens)
+        # The same pixels in an image that ends in the colours that are normalised to zero.
+        model.image.normalize.mean.round_()
+        blank = model.image.normalize.mean.flip(0).to(torch.uint8)
+        filled = blank.expand(2, 3, 3, 1, 1).expand_as(batch.images).clone()
+        filled[..., :30, :40] = cut.images
+        whole = model(replace(batch, images=filled))
+        torch.testing.assert_close(model(cut).box, whole.box, rtol=1e-4, atol=1e-4)
+
+
+def test_cameras_may_be_fewer_but_must_be_those_of_the_rig() -> None:
+    model, batch = small_cmt().eval(), small_batch()
+    assert batch.images is not None and batch.rig is not None
+    with pytest.raises(ValueError, match=r"Batch\.images must have shape \(2, 3, 3, H, W\)"):
+        replace(batch, images=batch.images[:, :2])
+    rig = batch.rig
+    two = CameraRig(
+        rig.names[:2], rig.K[:, :2], rig.cam_SE3_ref[:, :2], rig.image_hw[:, :2],
+        rig.image_aug[:, :2], rig.time_ns[:, :2],
+    )  # fmt: skip
+    with torch.no_grad():
+        outputs = model(replace(batch, images=batch.images[:, :2], rig=two))
+    assert outputs.box.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["K", "cam_SE3_ref", "image_aug"])
+def test_a_camera_that_sees_no_rays_is_named(name: str) -> None:
+    rig = small_batch().rig
+    assert rig is not None
+    matrices = getattr(rig, name).clone()
+    matrices[1, 2, 1] = 0.0  # second sample, third camera: a row of zeros
+    with pytest.raises(ValueError, match=rf"CameraRig\.{name} of camera2 has no inverse: .* leave"):
+        replace(rig, **{name: matrices})
+    # Nearly singular is not singular: a lens of a thousandth of a pixel is odd and can be inverted.
+    matrices[1, 2, 1, 1] = 1e-3
+    if name == "K":
+        replace(rig, K=matrices)
+
+
+def test_weights_for_another_number_of_classes_are_refused() -> None:
+    model, other = small_cmt(), small_cmt()
+    seven = PackedTaskHeads(16, {**BOX_BRANCHES, "cls_logits": 7}, layers=2, hidden=8)
+    other.head.tasks = seven
+    with pytest.raises(ValueError, match=r"2 of another shape: .*cls_logits\.output_bias \(14,\)"):
+        load_state(model, other.state_dict())
