@@ -1,10 +1,18 @@
-"""Latency of a model by its parts: ``python tools/bench.py model CONFIG [flags]``."""
+"""Latency, memory and work of a model by its parts: ``python tools/bench.py model CONFIG [flags]``.
+
+    python tools/bench.py model configs/pillarnest_tiny.py                   frames of the data
+    python tools/bench.py model configs/pillarnest_tiny.py --invented        without any data
+    python tools/bench.py model configs/cmt_fusion.py --precision bf16 --compile
+
+One sample a pass. Precision and size are knobs of the config.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import math
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,88 +21,72 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.clock import Clock
+from benchmarks.flops import counter
+from benchmarks.invented import empty_dataset, invented_batch
 from benchmarks.timing import peak_mb
-from perception3d.engine.command_line import parse_command
+from perception3d.engine.command_line import Command, parse_command
 from perception3d.engine.experiment import Experiment
 from perception3d.engine.files import write_json
 from perception3d.engine.prediction import evaluation_mode, pick_device
 
-#: What is left of a forward pass outside of every part (position codes, gathering of tokens).
+#: What is left of a forward pass outside of every part (gathering of features).
 REST, DECODE, ALL = "rest of the forward pass", "decode", "all"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How to measure; precision is a knob of the config.
+    """How to measure.
 
     Attributes:
-        runs: passes that count, after three that warm up.
+        runs: passes that count; 0 counts the work alone, in one pass.
+        warm_up: passes before them.
         samples: frames of the validation split, taken in turn.
+        invented: measure one invented frame instead (a generated street, noise in the cameras);
+            no data set is needed, and the config's size is the published one by default.
+        image_hw: height and width of the invented images, where the config does not tell.
         device: auto, cpu, cuda or cuda:N.
         threads: of PyTorch on the CPU; 0 leaves its own choice.
-        compiled: whether backbones, necks and heads go through torch.compile.
+        compile: send backbones, necks and heads through torch.compile.
         out: JSON file; a date below ``work_dirs/bench`` by default.
     """
 
     runs: int = 20
+    warm_up: int = 3
     samples: int = 4
+    invented: bool = False
+    image_hw: tuple[int, int] | None = None
     device: str = "auto"
     threads: int = 0
-    compiled: bool = False
+    compile: bool = False
     out: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.runs < 0 or self.samples < 1 or self.warm_up < 0:
+            raise ValueError(
+                "runs and warm_up must be at least 0, samples 1; found "
+                f"{self.runs}, {self.warm_up}, {self.samples}"
+            )
 
 
 @dataclass(frozen=True)
-class Latency:
-    """Of one part, over the runs; on a GPU after waiting for it."""
+class Part:
+    """One part of a pass.
 
-    median_ms: float
-    p95_ms: float
+    Attributes:
+        median_ms, p95_ms: over the runs, on a GPU after waiting for it; None without runs.
+        gflop: floating-point operations, a multiply-add as two; None: it has none that count.
+    """
+
+    median_ms: float | None
+    p95_ms: float | None
+    gflop: float | None
 
     @staticmethod
-    def of(seconds: Sequence[float]) -> Latency:
+    def of(seconds: Sequence[float], gflop: float | None) -> Part:
         """From the times of all runs."""
-        return Latency(1e3 * float(np.median(seconds)), 1e3 * float(np.percentile(seconds, 95)))
-
-
-class Clock:
-    """Adds up where the time of a pass goes: each part without the parts inside of it."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.seconds: dict[str, float] = {}
-        self._open: list[list[Any]] = []  # name, begin, seconds of parts inside
-
-    def now(self) -> float:
-        """Seconds, once the device has done all that it was given."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-    def begin(self, name: str) -> None:
-        """A part begins, inside of the one that is open."""
-        self._open.append([name, self.now(), 0.0])
-
-    def end(self) -> None:
-        """The part that began last ends."""
-        name, begin, inside = self._open.pop()
-        taken = self.now() - begin
-        self.seconds[name] = self.seconds.get(name, 0.0) + taken - inside
-        if self._open:
-            self._open[-1][2] += taken
-
-    @contextlib.contextmanager
-    def watching(self, parts: dict[str, nn.Module]) -> Iterator[None]:
-        """Every call of these modules is timed inside."""
-        hooks = []
-        for name, part in parts.items():
-            hooks.append(part.register_forward_pre_hook(lambda *_, name=name: self.begin(name)))
-            hooks.append(part.register_forward_hook(lambda *_: self.end()))
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+        slow = float(np.percentile(seconds, 95))
+        return Part(1e3 * float(np.median(seconds)), 1e3 * slow, gflop)
 
 
 def parts_of(model: nn.Module) -> dict[str, nn.Module]:
@@ -108,54 +100,73 @@ def parts_of(model: nn.Module) -> dict[str, nn.Module]:
     return parts
 
 
+def run(model: nn.Module, batch: Any, clock: Clock) -> None:
+    """A forward pass and the decoding of its boxes."""
+    with clock.part(REST):
+        outputs = model(batch)
+    with clock.part(DECODE):
+        model.predict(outputs, batch)  # type: ignore[operator]
+
+
+@torch.no_grad()
+def count(model: nn.Module, batch: Any) -> dict[str, float]:
+    """GFLOP of every part and of all, in full precision."""
+    # PyTorch's counter trips over weights that could learn and are handed to a module.
+    learning = [p for p in model.parameters() if p.requires_grad]
+    try:
+        for parameter in learning:
+            parameter.requires_grad_(False)
+        with counter() as counted, (clock := Clock.of_work(counted)).watching(parts_of(model)):
+            run(model, batch, clock)
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
+    return {**clock.taken, ALL: 1e-9 * counted.get_total_flops()}
+
+
+@torch.inference_mode()
 def measure(
     model: nn.Module, batches: Sequence[Any], precision: str, options: Options, device: torch.device
-) -> tuple[dict[str, Latency], float]:
-    """Latency of every part, of the decoding and of all, and the peak of memory in MB.
+) -> tuple[dict[str, Part], float | None]:
+    """Every part, the decoding and all of a pass, and the peak of memory in MB, where it is known.
 
     The time of all is taken in passes of its own, without the clock of the parts.
 
     Args:
         model: in evaluation mode, on the device.
-        batches: on the device, taken in turn.
+        batches: on the device, taken in turn; work is counted with the first.
         precision: fp32, bf16 or fp16.
         options: as on the command line.
         device: of both.
     """
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     parts = parts_of(model)
-    if options.compiled:
+    work = count(model, batches[0])
+    if not options.runs:
+        return {name: Part(None, None, gflop) for name, gflop in work.items()}, None
+    if options.compile:
         for name, part in parts.items():
-            if name.endswith(("backbone", "neck")) or name == "head":
+            if name.endswith(("backbone", "neck")) or name in ("head", "segmentation"):
                 part.compile()
-
-    def run(number: int, clock: Clock) -> None:
-        batch = batches[number % len(batches)]
-        with torch.inference_mode(), torch.autocast(device.type, dtype, precision != "fp32"):
-            clock.begin(REST)
-            outputs = model(batch)
-            clock.end()
-            clock.begin(DECODE)
-            model.predict(outputs, batch)  # type: ignore[operator]
-            clock.end()
-
-    for number in range(3):
-        run(number, Clock(device))
-        with (warming := Clock(device)).watching(parts):  # hooks change what is compiled
-            run(number, warming)
-    memory = peak_mb(lambda: run(0, Clock(device)), device.type)
-    taken: dict[str, list[float]] = {name: [] for name in (*parts, REST, DECODE, ALL)}
-    for number in range(options.runs):
-        clock = Clock(device)
-        begin = clock.now()
-        run(number, clock)
-        taken[ALL].append(clock.now() - begin)
-        clock = Clock(device)
-        with clock.watching(parts):
-            run(number, clock)
-        for name, seconds in clock.seconds.items():
-            taken[name].append(seconds)
-    return {name: Latency.of(seconds) for name, seconds in taken.items() if seconds}, memory
+    taken: dict[str, list[float]] = {name: [] for name in ("voxelize", *parts, REST, DECODE, ALL)}
+    with torch.autocast(device.type, dtype, precision != "fp32"):
+        for number in range(options.warm_up):
+            run(model, batches[number % len(batches)], Clock.of(device))
+            with (warming := Clock.of(device)).watching(parts):  # hooks change what is compiled
+                run(model, batches[number % len(batches)], warming)
+        memory = peak_mb(lambda: run(model, batches[0], Clock.of(device)), device.type)
+        for number in range(options.runs):
+            batch = batches[number % len(batches)]
+            clock = Clock.of(device)
+            begin = clock.read()
+            run(model, batch, clock)
+            taken[ALL].append(clock.read() - begin)
+            with (clock := Clock.of(device)).watching(parts):
+                run(model, batch, clock)
+            for name, seconds in clock.taken.items():
+                taken[name].append(seconds)
+    found = {n: Part.of(s, work.get(n)) for n, s in taken.items() if s}
+    return found, None if math.isnan(memory) else memory
 
 
 def main(arguments: list[str]) -> None:
@@ -164,26 +175,32 @@ def main(arguments: list[str]) -> None:
         print(__doc__)
         return
     command = parse_command(arguments[0], arguments[1:], Options, prog="tools/bench.py model")
-    options, experiment = command.options, command.experiment()
+    options = command.options
     if options.threads:
         torch.set_num_threads(options.threads)
     device = pick_device(options.device)
-    torch.manual_seed(experiment.seed)
-    model = experiment.model().to(device)
+    with tempfile.TemporaryDirectory() as folder:
+        experiment = _experiment(command, Path(folder))
+        torch.manual_seed(experiment.seed)
+        model = experiment.model().to(device)
+        if options.invented:
+            batches = [invented_batch(experiment, model, options.image_hw).to(device)]
+        else:
+            batches = _batches(experiment, options.samples, device)
     with evaluation_mode(model):
-        found, memory = measure(
-            model, _batches(experiment, options.samples, device), experiment.precision, options,
-            device,
-        )  # fmt: skip
+        found, memory = measure(model, batches, experiment.precision, options, device)
     facts = {
         "config": str(command.config.path),
+        "experiment": experiment.name,
         "knobs": {name: str(value) for name, value in command.knobs.items()},
+        "input": _shapes(batches[0]) + (", invented" if options.invented else ""),
         "precision": experiment.precision,
-        "compiled": options.compiled,
+        "compiled": options.compile,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "parameters": sum(p.numel() for p in model.parameters()),
+        "runs": options.runs,
         "peak_mb": memory,
     }
     print(table(found, facts))
@@ -193,22 +210,47 @@ def main(arguments: list[str]) -> None:
     print(out)
 
 
+def _experiment(command: Command[Options], folder: Path) -> Experiment:
+    """The config's; without data, it is shown an empty data set."""
+    if not command.options.invented or command.knobs.get("data", "auto") != "auto":
+        return command.experiment()
+    return command.config.build({**command.knobs, "data": str(empty_dataset(folder / "nuscenes"))})
+
+
 def _batches(experiment: Experiment, count: int, device: torch.device) -> list[Any]:
     """Batches of one frame each from the validation split."""
     if experiment.val is None:
-        raise ValueError(f"{experiment.name} has no validation samples to measure with")
+        raise ValueError(f"{experiment.name} has no validation samples; try --invented")
     samples = experiment.val()
     total = len(samples.dataset)  # type: ignore[arg-type]
     numbers = np.linspace(0, total - 1, min(count, total)).astype(int)
     return [samples.collate([samples.dataset[int(n)]]).to(device) for n in numbers]
 
 
-def table(found: dict[str, Latency], facts: dict[str, Any]) -> str:
+def _shapes(batch: Any) -> str:
+    words = []
+    if batch.points is not None:
+        words.append(f"{len(batch.points)} points")
+    if batch.images is not None:
+        _, views, _, height, width = batch.images.shape
+        words.append(f"{views} images of {height} x {width}")
+    return ", ".join(words)
+
+
+def table(found: dict[str, Part], facts: dict[str, Any]) -> str:
     """One line a part."""
+    peak = "" if facts["peak_mb"] is None else f", peak {facts['peak_mb']:.0f} MB"
     lines = [
-        f"{facts['config']}: {facts['parameters'] / 1e6:.2f} M parameters, {facts['precision']}, "
-        f"{facts['device']}, {facts['threads']} threads, peak {facts['peak_mb']:.0f} MB",
-        f"{'part':32s} {'median':>10s} {'p95':>10s}",
+        f"{facts['config']}: {facts['parameters'] / 1e6:.2f} M parameters, {facts['precision']}"
+        f"{', compiled' if facts['compiled'] else ''}, {facts['device']}, {facts['threads']} "
+        f"threads{peak}",
+        f"{facts['input']}; GFLOP: a multiply-add is two",
+        f"{'part':32s} {'median':>11s} {'p95':>11s} {'GFLOP':>9s}",
     ]
-    lines += [f"{n:32s} {x.median_ms:8.2f} ms {x.p95_ms:8.2f} ms" for n, x in found.items()]
+    for name, part in found.items():
+        times = [
+            f"{'':11s}" if x is None else f"{x:8.2f} ms" for x in (part.median_ms, part.p95_ms)
+        ]
+        work = f"{part.gflop:9.2f}" if part.gflop else ""
+        lines.append(f"{name:32s} {times[0]} {times[1]} {work}".rstrip())
     return "\n".join(lines)
