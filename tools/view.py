@@ -4,6 +4,7 @@
     tools/view.py cameras --data data/nuscenes --split val --token TOKEN --results results.json
     tools/view.py scene   --out scene.png --save scene.ply
     tools/view.py page    --results results.json --metrics metrics.json --out page.html
+    tools/view.py gradients work_dirs/fuller_det_map_imtl_g_town
 
 Works without a display and without the devkits.
 """
@@ -30,6 +31,7 @@ from perception3d.viewer import (
     check_tokens,
     draw_bev,
     draw_cameras,
+    draw_gradients,
     has_display,
     render_scene,
     scene_arrays,
@@ -275,6 +277,16 @@ def page(
     print(f"{written} ({written.stat().st_size / 1e6:.1f} MB, {len(selection.tokens)} frames)")
 
 
+def gradients(run: tyro.conf.Positional[Path], out: Path = Path("gradients.png")) -> None:
+    """Draw what balancing did in a training run: lengths, angles and weights of gradients.
+
+    Args:
+        run: folder of the run.
+        out: the .png or .svg file.
+    """
+    print(draw_gradients(run / "metrics.jsonl", out))
+
+
 def read_metrics(path: Path | None) -> tuple[str, dict[str, float]]:
     """Read a metrics file: the table and headline figures of an evaluation's JSON, or its text."""
     if path is None:
@@ -288,7 +300,9 @@ def read_metrics(path: Path | None) -> tuple[str, dict[str, float]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; return the exit status."""
-    verbs: dict[str, Any] = {"bev": bev, "cameras": cameras, "scene": scene, "page": page}
+    verbs: dict[str, Any] = {
+        "bev": bev, "cameras": cameras, "scene": scene, "page": page, "gradients": gradients,
+    }  # fmt: skip
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         tyro.extras.subcommand_cli_from_dict(

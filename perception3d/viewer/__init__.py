@@ -4,6 +4,7 @@ from perception3d.viewer.bev import draw_bev
 from perception3d.viewer.cameras import draw_cameras
 from perception3d.viewer.canvas import write_image
 from perception3d.viewer.drawable import check_tokens
+from perception3d.viewer.gradients import draw_gradients
 from perception3d.viewer.page import write_page
 from perception3d.viewer.scene3d import (
     SceneUnavailableError,
@@ -19,6 +20,7 @@ __all__ = [
     "check_tokens",
     "draw_bev",
     "draw_cameras",
+    "draw_gradients",
     "has_display",
     "render_scene",
     "scene_arrays",
