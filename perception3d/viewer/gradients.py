@@ -72,7 +72,8 @@ def draw_gradients(metrics: str | Path, out: str | Path) -> Path:
         if kind == "cosine":
             axis.axhline(0, color="0.7", linewidth=0.8)
         axis.set_title(heading, loc="left", fontsize=9)
-        axis.legend(fontsize=8, frameon=False, loc="upper right", ncols=3)
+        place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2}
+        axis.legend(fontsize=8, frameon=False, ncols=3, **place)
         axis.grid(alpha=0.25)
     axes[-1].set_xlabel("step")
     out = Path(out)
