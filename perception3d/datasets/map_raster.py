@@ -11,14 +11,23 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from perception3d import fast_json
-from perception3d.structures import SE3, BEVGrid, MapRaster
+from perception3d.structures import SE3, BEVGrid, Boxes3D, MapRaster
+from perception3d.structures.taxonomy import NUSCENES_CLASSES
 
 Array = NDArray[Any]
 
 #: Classes of BEV segmentation (as in BEVFusion); "divider" is road and lane dividers together.
 MAP_CLASSES = ("drivable_area", "ped_crossing", "walkway", "stop_line", "carpark_area", "divider")
+
+#: The layer that boxes make, see :func:`draw_vehicles`.
+VEHICLES = "vehicle"
+#: Detection classes whose nuScenes category begins with "vehicle.": two-wheelers too.
+VEHICLE_CLASSES = (
+    "car", "truck", "construction_vehicle", "bus", "trailer", "motorcycle", "bicycle",
+)  # fmt: skip
 
 _DIVIDERS = ("road_divider", "lane_divider")
 #: cv2 draws at fractions of a pixel of 1 / 2 ** this.
@@ -147,6 +156,38 @@ def rasterize(
             else:
                 cv2.fillPoly(layer, [outline], (1,), cv2.LINE_8, _SUBPIXEL_BITS)
     return MapRaster(torch.from_numpy(mask).bool(), tuple(classes), grid)
+
+
+def draw_vehicles(boxes: Boxes3D, grid: BEVGrid, *, ego_SE3_ref: SE3 | None = None) -> Tensor:
+    """Ground plans of all vehicles (LSS, arXiv 2008.05711; PETR takes them so).
+
+    Police cars and ambulances are missing: boxes of ignored categories do not say what they are.
+
+    Args:
+        boxes: in ``ref``, whatever is seen of them.
+        grid: cells in ``ref``.
+        ego_SE3_ref: None draws in ``ref``. Published is the vehicle's own frame, turned to the
+            LiDAR's axes (x right, y forward): give its pose for that.
+
+    Returns:
+        (ny, nx) bool.
+    """
+    labels = torch.tensor([NUSCENES_CLASSES.index(name) for name in VEHICLE_CLASSES])
+    corners = boxes.select(torch.isin(boxes.label, labels)).corners()
+    if ego_SE3_ref is not None:
+        forward_left = ego_SE3_ref.apply(corners.double().flatten(0, 1))
+        right_forward = torch.stack((-forward_left[:, 1], forward_left[:, 0]), dim=-1)
+        plan = right_forward.unflatten(0, (-1, 8))
+    else:
+        plan = corners[..., :2].double()
+    origin = np.array([grid.x_m[0], grid.y_m[0]])
+    pixels = (plan.numpy() - origin) / grid.cell_m - 0.5
+    mask = np.zeros((grid.ny, grid.nx), np.uint8)
+    for points in np.round(pixels * 2**_SUBPIXEL_BITS).astype(np.int32):
+        # Eight corners of an upright box are four places; the hull orders them.
+        hull = cv2.convexHull(points)
+        cv2.fillPoly(mask, [hull], (1,), cv2.LINE_8, _SUBPIXEL_BITS)
+    return torch.from_numpy(mask).bool()
 
 
 def _polygon(row: dict[str, Any], nodes: dict[str, tuple[float, float]]) -> Shape | None:

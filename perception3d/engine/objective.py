@@ -10,6 +10,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from perception3d.balancing import Rule
+
 Losses = Mapping[str, Mapping[str, Tensor]]
 """{task: {term: scalar}}, what ``model.loss`` returns."""
 
@@ -35,6 +37,28 @@ def task_losses(losses: Losses) -> dict[str, Tensor]:
     return sums
 
 
-def total_loss(losses: Losses) -> Tensor:
-    """The sum over tasks of ``task_losses``: a scalar with gradient."""
-    return torch.stack(list(task_losses(losses).values())).sum()
+def total_loss(losses: Losses, rule: Rule | None = None) -> Tensor:
+    """A scalar with gradient: what ``rule`` makes of its tasks' losses, plus those of no task.
+
+    Without a rule, the sum over ``task_losses``. (A rule that weighs gradients leaves the sum as it
+    is, and does its part in the backward pass.)
+    """
+    sums = task_losses(losses)
+    if rule is None:
+        return torch.stack(list(sums.values())).sum()
+    if not sums.keys() & set(rule.tasks):
+        raise ValueError(
+            f"the rule weighs {', '.join(rule.tasks)}; model.loss returned {', '.join(sums)}"
+        )
+    absent = next(iter(sums.values())).new_full((), torch.nan)
+    own = rule.total(torch.stack([sums.pop(task, absent) for task in rule.tasks]))
+    return torch.stack([own, *sums.values()]).sum()
+
+
+def refuse_needs(rule: Rule | None) -> None:
+    """Raise ValueError for a rule that asks for more than one backward pass of ``total_loss``."""
+    if rule is not None and rule.needs:
+        raise ValueError(
+            f"{type(rule).__name__} needs {' and '.join(rule.needs)}, which training does not "
+            "give; choose another rule, or use it in a loop of your own (perception3d.balancing)"
+        )

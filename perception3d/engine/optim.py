@@ -165,6 +165,38 @@ class CosineSchedule:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EpochCosineSchedule:
+    """The published cosine of PETR: it falls once an epoch, to ``final_ratio`` after the last.
+
+    Warm-up runs over the first ``warmup_steps`` steps, linearly from ``warmup_ratio`` of what the
+    cosine gives (megvii-research/PETR: 500 steps from a third; mmcv steps by epoch).
+
+    Attributes:
+        epochs: of the run; the steps of an epoch are the run's by this many.
+    """
+
+    epochs: int
+    warmup_steps: int = 500
+    warmup_ratio: float = 1 / 3
+    final_ratio: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.warmup_steps < 0 or self.final_ratio < 0:
+            raise ValueError(
+                "a cosine by epochs needs epochs >= 1, warmup_steps >= 0 and final_ratio >= 0; "
+                f"found {self}"
+            )
+
+    def at(self, step: int, total_steps: int) -> Factors:
+        """Factors for update ``step``."""
+        epoch = min(step * self.epochs // max(1, total_steps), self.epochs - 1)
+        lr = _cosine(1.0, self.final_ratio, epoch / self.epochs)
+        if step < self.warmup_steps:
+            lr *= 1 - (1 - step / self.warmup_steps) * (1 - self.warmup_ratio)
+        return Factors(lr)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConstantSchedule:
     """The base learning rate throughout."""
 

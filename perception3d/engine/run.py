@@ -19,6 +19,7 @@ from perception3d.engine.ema import WeightAverage
 from perception3d.engine.evaluating import evaluate
 from perception3d.engine.experiment import Experiment, Samples
 from perception3d.engine.files import write_json
+from perception3d.engine.gradient_figures import gradient_figures
 from perception3d.engine.loss_meter import LossMeter
 from perception3d.engine.metrics_log import MetricsLog
 from perception3d.engine.objective import Losses
@@ -62,7 +63,7 @@ class Run:
         self.step = 0 if state is None else state.step
         self.average: WeightAverage | None = None
         self.writes = rank == 0
-        self.meter = LossMeter()
+        self.meter, self.gradients = LossMeter(), LossMeter()
         self._state = state
         self._log: MetricsLog | None = None
         self._tensorboard = folder.tensorboard if tensorboard else None
@@ -100,6 +101,9 @@ class Run:
         if self.average is not None:
             self.average.update(self.model)
         if self.writes:
+            figures = gradient_figures(self.model, grad_norm, self.experiment.clip_norm)
+            if figures:
+                self.gradients.add(figures)
             last = self.step == self.plan.total_steps
             if self.step % self.experiment.log_every == 0 or last:
                 self._log_line(optimizer, grad_norm)
@@ -213,6 +217,8 @@ class Run:
             values["beta1"] = group["betas"][0]
         if grad_norm is not None:
             values["grad_norm"] = float(grad_norm)
+        if balanced := self.gradients.take():
+            values["gradients"] = balanced
         if torch.cuda.is_available():
             values["cuda_peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
         self._log.write(self.step, values)

@@ -35,7 +35,7 @@ from perception3d.engine.launch import Launch
 from perception3d.engine.loading import EpochBatches, TrainLoader, samples_per_epoch
 from perception3d.engine.nodes import Meeting, explain_lost_process, settle_nodes
 from perception3d.engine.nonfinite import NonFiniteError, explain_gradient, explain_loss
-from perception3d.engine.objective import total_loss
+from perception3d.engine.objective import refuse_needs, total_loss
 from perception3d.engine.optim import apply_factors
 from perception3d.engine.plan import make_plan, step_seed
 from perception3d.engine.run import Run
@@ -237,6 +237,7 @@ def _build_model(experiment: Experiment, state: RunState | None) -> nn.Module:
         load_weights(model, experiment.weights)
     elif experiment.backbone_weights is not None:
         experiment.backbone_weights.fill(model)
+    refuse_needs(getattr(model, "rule", None))
     if experiment.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.train()
@@ -313,7 +314,7 @@ class _Module(pl.LightningModule):
         # Losses, matching included, are computed in full precision.
         with torch.autocast(self.device.type, enabled=False):
             losses = self.model.loss(outputs, batch)
-        total = total_loss(losses)
+        total = total_loss(losses, getattr(self.model, "rule", None))
         # Waits for the device; matching has waited for it already.
         if not bool(torch.isfinite(total)):
             raise explain_loss(

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
+from perception3d.fusion.kept_code import KeptCode
 from perception3d.fusion.petr_position import FeatureGate, RayPointCode, pointwise_mlp
 from perception3d.fusion.petr_sine import padded_cells, view_sine_code
 
@@ -56,6 +58,7 @@ class PETRTokens(nn.Module):
         view_feats: channels of the sine code of view, row and column, each; published 128. None
             leaves that code out (megvii-research/PETR, branch flash); frames then look alike.
         view_hidden: width of the MLP behind it; published 1024.
+        stride: tokens are the mean of this many cells by as many; published 1.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class PETRTokens(nn.Module):
         gated: bool,
         view_feats: int | None = 128,
         view_hidden: int = 1024,
+        stride: int = 1,
     ) -> None:
         super().__init__()
         self.project = nn.Conv2d(in_channels, channels, 1)
@@ -77,10 +81,25 @@ class PETRTokens(nn.Module):
         )
         self.view_feats = view_feats
         self.channels = channels
+        self.stride = stride
+        # In evaluation: made once for a fixed rig, and for images without padding.
+        self._ray_code, self._view_code = KeptCode(), KeptCode()
 
     def features(self, data: Tensor) -> Tensor:
-        """(B, V, in_channels, h, w) image features -> (B, V, C, h, w) projected ones."""
-        return self.project(data.flatten(0, 1)).unflatten(0, data.shape[:2])
+        """(B, V, in_channels, h, w) image features -> (B, V, C, h, w) projected ones.
+
+        Raises:
+            ValueError: cells that are not whole tokens.
+        """
+        maps = data.flatten(0, 1)
+        if self.stride > 1:
+            if maps.shape[-2] % self.stride or maps.shape[-1] % self.stride:
+                raise ValueError(
+                    f"tokens of {self.stride} x {self.stride} cells do not fit image features of "
+                    f"{tuple(maps.shape[-2:])} cells; choose another size of the images"
+                )
+            maps = avg_pool2d(maps, self.stride)
+        return self.project(maps).unflatten(0, data.shape[:2])
 
     def rig_code(
         self,
@@ -99,9 +118,13 @@ class PETRTokens(nn.Module):
             feature_hw: (h, w) of the features.
         """
         batch, views = ref_to_image.shape[:2]
+        inputs = (ref_to_image, *feature_hw, *image_hw)
+        rays = self._ray_code(
+            self.rays, inputs, lambda: self.rays(ref_to_image, feature_hw, image_hw)
+        )
         padded = None if valid_hw is None else padded_cells(valid_hw, image_hw, feature_hw)
         return RigCode(
-            rays=self.rays(ref_to_image, feature_hw, image_hw),
+            rays=rays,
             views=self.view_code((batch, views, *feature_hw), padded),
             padded=padded,
         )
@@ -113,14 +136,20 @@ class PETRTokens(nn.Module):
             shape: (B, V, h, w).
             padded: (B, V, h, w) bool, or None.
         """
-        if self.views is None or self.view_feats is None:
+        mlp, feats = self.views, self.view_feats
+        if mlp is None or feats is None:
             return None
         device = self.project.weight.device
         with torch.autocast(device.type, enabled=False):
-            if padded is None:
-                padded = torch.zeros((1, *shape[1:]), dtype=torch.bool, device=device)
-            code = self.views(view_sine_code(padded, self.view_feats).flatten(0, 1))
-            return code.unflatten(0, padded.shape[:2]).expand(shape[0], -1, -1, -1, -1)
+            blocked = padded
+            if blocked is None:
+                blocked = torch.zeros((1, *shape[1:]), dtype=torch.bool, device=device)
+
+            def make() -> Tensor:
+                return mlp(view_sine_code(blocked, feats).flatten(0, 1))
+
+            code = self._view_code(mlp, (blocked,), make)
+            return code.unflatten(0, blocked.shape[:2]).expand(shape[0], -1, -1, -1, -1)
 
     def position(self, features: Tensor, code: RigCode) -> Tensor:
         """(B, V, C, h, w) float32 codes of the keys: gated ray code plus view code.

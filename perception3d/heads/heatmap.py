@@ -49,7 +49,7 @@ CLEARANCE_M = (2.0, 3.46, 3.46, 3.16, 3.16, 1.0, 0.92, 0.92, 0.42, 0.42)
 #: Initial shift of the logits of image peaks beside LiDAR's. After short training most of what only
 #: an image shows is nothing, and stood above LiDAR's true objects (LOG.md). It is learned.
 IMAGE_LOGIT_SHIFT = -2.0
-#: Weight of the guessed velocity beside the other numbers of a box.
+#: Weight of the guessed velocity beside the other numbers of a box, by default.
 VELOCITY_WEIGHT = 0.2
 
 
@@ -75,6 +75,7 @@ class HeatmapQueries(nn.Module):
         lidar_depth_weight: weight of the depth of LiDAR points beside that of box centres.
         typical_size_lwh_m: a size a class, from which sizes are learned as differences; without
             them the first hundreds of steps go into finding out how large a car is.
+        velocity_weight: of the guessed velocity beside the other numbers of a box.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class HeatmapQueries(nn.Module):
         guess_weight: float = 5.0,
         lidar_depth_weight: float = 0.2,
         typical_size_lwh_m: Sequence[Sequence[float]] | None = None,
+        velocity_weight: float = VELOCITY_WEIGHT,
     ) -> None:
         super().__init__()
         sizes = torch.ones(num_classes, 3)
@@ -120,6 +122,7 @@ class HeatmapQueries(nn.Module):
         self.small_labels, self.min_radius_cells = small_labels, min_radius_cells
         self.heat_weight, self.guess_weight = heat_weight, guess_weight
         self.lidar_depth_weight = lidar_depth_weight
+        self.velocity_weight = velocity_weight
         self.class_content = nn.Embedding(num_classes, channels)
         nn.init.normal_(self.class_content.weight, std=0.1)
         self.class_log_size = nn.Parameter(sizes.log())
@@ -180,7 +183,9 @@ class HeatmapQueries(nn.Module):
                 batch.boxes, self.grid, heat.shape[1:], min_radius=self.min_radius_cells
             )
             terms["bev_heat"] = self.heat_weight * _heat_loss(heat, targets.heat)
-            guess = _guess_loss(queries.maps["bev_guess"], targets, self.class_log_size)
+            guess = _guess_loss(
+                queries.maps["bev_guess"], targets, self.class_log_size, self.velocity_weight
+            )
             terms["bev_guess"] = self.guess_weight * guess
         if "image_heat" in queries.maps:
             terms |= self._image_terms(
@@ -368,12 +373,14 @@ def _heat_loss(logits: Tensor, target: Tensor) -> Tensor:
     return gaussian_focal_loss(logits, target).sum() / positives
 
 
-def _guess_loss(guess: Tensor, targets: BevTargets, class_log_size: Tensor) -> Tensor:
+def _guess_loss(
+    guess: Tensor, targets: BevTargets, class_log_size: Tensor, velocity_weight: float
+) -> Tensor:
     """L1 over the numbers of a box, averaged over the cells that should guess one."""
     predicted = guess.float().flatten(2).transpose(1, 2)[targets.sample, targets.cell]
     predicted = predicted + nn.functional.pad(class_log_size[targets.label], (3, 4))
     weight = torch.ones(len(BOX_GUESS), device=guess.device)
-    weight[-2:] = VELOCITY_WEIGHT
+    weight[-2:] = velocity_weight
     known = torch.isfinite(targets.guess)
     error = torch.where(known, predicted - torch.nan_to_num(targets.guess), 0.0).abs()
     return (error * weight).sum() / max(len(targets.cell), 1)

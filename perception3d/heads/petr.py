@@ -13,10 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from perception3d.heads.box_code import decode_centers
-from perception3d.heads.petr_box_code import NOISE_SIZE_AXES, decode_petr_boxes, encode_petr_boxes
-from perception3d.heads.petr_branches import LayerBranches, SplitBoxBranch, box_branch, class_branch
+from perception3d.heads.petr_box_code import (
+    NOISE_SIZE_AXES,
+    decode_petr_boxes,
+    encode_petr_boxes,
+    petr_slots,
+)
+from perception3d.heads.petr_branches import (
+    LayerBranches,
+    SplitBoxBranch,
+    box_branch,
+    class_branch,
+    silence,
+)
 from perception3d.heads.petr_query_code import QueryCode
-from perception3d.heads.queries import QuerySet
+from perception3d.heads.queries import Guess, QuerySet
 from perception3d.heads.query import QueryOutputs, with_denoising
 from perception3d.heads.query_decode import DECODED_RANGE_M, decode_queries
 from perception3d.heads.query_decoder import QueryDecoder
@@ -27,6 +38,9 @@ from perception3d.structures import Boxes3D
 
 #: What reference coordinates 0 and 1 stand for (published): x, y, z minima, then maxima.
 POINT_RANGE_M = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)
+
+#: Slots in which a guess is added; centres are in the reference points.
+_GUESSED_SLOTS = (0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0)
 
 #: Losses of PETR: velocity counts a fifth, negatives don't dilute the class term.
 PETR_LOSS = QueryLoss(
@@ -54,6 +68,8 @@ class PETRHead(nn.Module):
         loss: costs, weights, normalisers; by default those published for the same ``split``.
         max_boxes: kept per sample when decoding; published 300.
         decoded_range_m: boxes with centres outside are dropped.
+        residual: start with branches that predict nothing, so that the first answer is the
+            queries' guess.
     """
 
     low: Tensor
@@ -69,13 +85,18 @@ class PETRHead(nn.Module):
         loss: QueryLoss | None = None,
         max_boxes: int = 300,
         decoded_range_m: tuple[float, float, float, float, float, float] = DECODED_RANGE_M,
+        residual: bool = False,
     ) -> None:
         super().__init__()
         channels, layers = decoder.channels, len(decoder.layers) if split else None
         self.decoder = decoder
         self.query_code = QueryCode(channels, axes=3)
-        self.classes = LayerBranches(class_branch(channels, num_classes), layers=layers)
+        classes = class_branch(channels, num_classes)
         box = SplitBoxBranch(channels) if split else box_branch(channels)
+        if residual:
+            silence(classes)
+            silence(box)
+        self.classes = LayerBranches(classes, layers=layers)
         self.boxes = LayerBranches(box, layers=layers)
         self.num_classes = num_classes
         self.range_m = range_m
@@ -118,16 +139,27 @@ class PETRHead(nn.Module):
             blocked=blocked,
             memory_blocked=memory_blocked,
         )
-        box = self.vectors(features, reference, gap_s)
-        return QueryOutputs.of(box, self.classes(features), queries, denoising)
+        box = self.vectors(features, reference, gap_s, queries.guess)
+        logits = self.classes(features)
+        if queries.guess is not None:
+            logits = logits + _after(reference, queries.guess.logits)
+        return QueryOutputs.of(box, logits, queries, denoising)
 
-    def vectors(self, features: Tensor, reference: Tensor, gap_s: Tensor | None) -> Tensor:
+    def vectors(
+        self,
+        features: Tensor,
+        reference: Tensor,
+        gap_s: Tensor | None,
+        guess: Guess | None = None,
+    ) -> Tensor:
         """Box vectors, float32; the same reference point is added at every layer.
 
         Args:
             features: (L, B, R, C) decoder outputs.
             reference: (B, R, 3) in [0, 1].
             gap_s: (B,) as in :meth:`forward`.
+            guess: of the last Q <= R queries: what their branches predict is added to it. Its
+                centres are the reference points.
 
         Returns:
             (L, B, R, 10).
@@ -139,9 +171,13 @@ class PETRHead(nn.Module):
             velocity = raw[..., 8:]
             if gap_s is not None:
                 velocity = velocity / gap_s.to(raw)[:, None, None]
-            return torch.cat(
+            vector = torch.cat(
                 (center[..., :2], raw[..., 2:4], center[..., 2:], raw[..., 5:8], velocity), dim=-1
             )
+            if guess is None:
+                return vector
+            believed = petr_slots(guess.box) * vector.new_tensor(_GUESSED_SLOTS)
+            return vector + _after(reference, believed)
 
     def loss(self, outputs: QueryOutputs, boxes: Sequence[Boxes3D]) -> dict[str, Tensor]:
         """Terms by name, see :class:`QueryLoss`; ``boxes`` hold one set a sample."""
@@ -163,6 +199,11 @@ class PETRHead(nn.Module):
             range_m=self.decoded_range_m,
             build=decode_petr_boxes,
         )
+
+
+def _after(reference: Tensor, value: Tensor) -> Tensor:
+    """``value`` (B, Q, D) as the last rows of zeros (B, R, D): denoising queries have no guess."""
+    return nn.functional.pad(value.float(), (0, 0, reference.shape[1] - value.shape[1], 0))
 
 
 def petr_targets(boxes: Sequence[Boxes3D], num_classes: int) -> Targets:

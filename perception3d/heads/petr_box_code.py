@@ -30,6 +30,20 @@ def encode_petr_boxes(boxes: Boxes3D) -> Tensor:
     ).float()
 
 
+def petr_slots(vector: Tensor) -> Tensor:
+    """Vectors (..., 10) in the slots of :mod:`perception3d.heads.box_code`, in PETR's."""
+    return torch.cat(
+        (
+            vector[..., :2],
+            vector[..., [3, 2]],
+            vector[..., 4:6],
+            -vector[..., [7, 6]],
+            vector[..., 8:],
+        ),
+        dim=-1,
+    )
+
+
 def decode_petr_boxes(vector: Tensor, label: Tensor) -> Boxes3D:
     """Boxes of (N, 10) vectors and (N,) labels; finite, with sizes that exp can hold."""
     return Boxes3D.build(

@@ -83,6 +83,15 @@ def class_branch(channels: int, num_classes: int) -> nn.Sequential:
     )  # fmt: skip
 
 
+def silence(branch: nn.Module) -> None:
+    """Let the last linear layers of a branch answer 0, until they have learned otherwise."""
+    last = [branch] if isinstance(branch, nn.Sequential) else list(branch.heads)  # type: ignore[arg-type]
+    for layers in last:
+        linear = layers[-1]  # type: ignore[index]
+        nn.init.zeros_(linear.weight)
+        nn.init.zeros_(linear.bias)
+
+
 def box_branch(channels: int) -> nn.Sequential:
     """PETR's: Linear, ReLU twice, then a linear layer to the ten slots."""
     return nn.Sequential(

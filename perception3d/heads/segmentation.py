@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import adaptive_avg_pool2d, interpolate, pixel_unshuffle
 
 from perception3d.heads.petr_query_code import QueryCode
 from perception3d.heads.query_decoder import QueryDecoder
@@ -24,8 +24,8 @@ MAP_TASKS = {"dri": 2.0, "lan": 4.0, "vie": 8.0}
 #: Published names of the terms where they differ from those of the weights.
 _TERM_NAMES = {"vie": "veh"}
 
-#: A cell belongs to a class whose probability is at least this (published, for all classes).
-THRESHOLD = 0.43
+#: A query that starts from a map sees its part of it as this many cells by as many.
+PLACED_CELLS = 4
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,8 @@ class SegmentationHead(nn.Module):
         tasks: short name of every class -> weight of its loss, in the order of the map's classes.
         side: queries along each axis; published 25.
         widths: of the map decoders, see :class:`MapDecoder`.
+        bev_channels: of a map from above that queries start from, see :meth:`forward`; None for
+            queries that start from zeros (published).
         alpha, gamma: of the focal loss; published 0.5, 2.
     """
 
@@ -111,6 +113,7 @@ class SegmentationHead(nn.Module):
         tasks: Mapping[str, float] = MAP_TASKS,
         side: int = 25,
         widths: Sequence[int] = (256, 256, 128),
+        bev_channels: int | None = None,
         alpha: float = 0.5,
         gamma: float = 2.0,
     ) -> None:
@@ -120,6 +123,9 @@ class SegmentationHead(nn.Module):
         self.maps = nn.ModuleDict(
             {task: MapDecoder(decoder.channels, widths=widths) for task in tasks}
         )
+        self.place = None
+        if bev_channels is not None:
+            self.place = nn.Linear(bev_channels * PLACED_CELLS**2, decoder.channels)
         self.tasks = dict(tasks)
         self.side = side
         self.cells = side * 2 ** len(widths)
@@ -132,6 +138,7 @@ class SegmentationHead(nn.Module):
         memory_position: Tensor,
         *,
         memory_blocked: Tensor | None = None,
+        bev: Tensor | None = None,
         every_layer: bool = True,
     ) -> MapOutputs:
         """Decode the grid of queries.
@@ -139,16 +146,35 @@ class SegmentationHead(nn.Module):
         Args:
             memory, memory_position: (B, N, C) tokens and their position codes.
             memory_blocked: (B, N) bool, True for padding.
+            bev: (B, bev_channels, ny, nx) map of the area that the head draws; each query starts
+                from the part that it is to draw.
             every_layer: False draws the last layer's maps only, all that prediction needs.
 
         Returns:
             Logits of all layers, or of the last one.
+
+        Raises:
+            ValueError: a map where none is expected, or none where one is.
         """
         position = self.query_code(self.points).expand(len(memory), -1, -1)
         features = self.decoder(
-            None, position, memory, memory_position, memory_blocked=memory_blocked
+            self._content(bev), position, memory, memory_position, memory_blocked=memory_blocked
         )
         return MapOutputs(self.draw(features if every_layer else features[-1:]))
+
+    def _content(self, bev: Tensor | None) -> Tensor | None:
+        if (bev is None) != (self.place is None):
+            raise ValueError(
+                "a head with bev_channels draws from a map, one without from images alone; found "
+                f"{'no map' if bev is None else 'a map'} and "
+                f"{'no' if self.place is None else 'such'} channels"
+            )
+        if bev is None or self.place is None:
+            return None
+        cells = adaptive_avg_pool2d(bev, self.side * PLACED_CELLS)
+        # Query k = side i + j stands where PETR's layout has cell (i, j).
+        parts = pixel_unshuffle(turned(cells), PLACED_CELLS)
+        return self.place(parts.flatten(2).transpose(1, 2))
 
     def draw(self, features: Tensor) -> Tensor:
         """Maps of decoder outputs: (L, B, Q, C) -> (L, B, K, ny, nx) float32 logits."""
@@ -207,26 +233,3 @@ def turned(raster: Tensor) -> Tensor:
     PETR's cell (i, j) lies at x = high - (i + .5) cell, y = high - (j + .5) cell.
     """
     return raster.flip(-1, -2).transpose(-1, -2)
-
-
-def intersection_union(
-    probability: Tensor, target: Tensor, threshold: float = THRESHOLD
-) -> tuple[Tensor, Tensor]:
-    """Cells in intersection and union; sum both over a data set, then divide: IoU of each class.
-
-    Args:
-        probability: (B, K, ny, nx) in [0, 1].
-        target: (B, K, ny, nx) bool.
-        threshold: a cell counts from this probability on.
-
-    Returns:
-        (K,) int64 each, over all samples.
-    """
-    if probability.shape != target.shape:
-        raise ValueError(
-            f"probabilities {tuple(probability.shape)} and target {tuple(target.shape)} must have "
-            "one shape (samples, classes, ny, nx)"
-        )
-    predicted, present = probability >= threshold, target.bool()
-    over = (0, 2, 3)
-    return (predicted & present).sum(dim=over), (predicted | present).sum(dim=over)

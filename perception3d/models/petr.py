@@ -23,12 +23,21 @@ from torch import Tensor, nn
 from perception3d.fusion.petr_tokens import PETRTokens, RigCode
 from perception3d.geometry.temporal import camera_ages_s, frame_gap_s
 from perception3d.heads.petr import PETRHead
+from perception3d.heads.petr_depth import Seen
+from perception3d.heads.petr_lift import Lifted, TemporalLift
 from perception3d.heads.queries import QuerySource
 from perception3d.heads.query import QueryOutputs
 from perception3d.heads.query_denoising import Denoising, DenoisingBuilder
 from perception3d.heads.segmentation import MapOutputs, SegmentationHead
 from perception3d.models.image_branch import ImageBranch
-from perception3d.structures import Batch, BEVGrid, Boxes3D, CameraRig, Prediction
+from perception3d.structures import (
+    Batch,
+    BEVGrid,
+    Boxes3D,
+    CameraRig,
+    ImageFeatures,
+    Prediction,
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,7 @@ class PETROutputs:
 
     detection: QueryOutputs | None
     map: MapOutputs | None
+    seen: Seen | None = None
 
 
 class PETR(nn.Module):
@@ -58,7 +68,11 @@ class PETR(nn.Module):
         segmentation: maps; None for a model that only detects.
         map_grid: where the maps lie; with ``segmentation``.
         frames: 1 (PETR) or 2 (PETRv2).
+        lift: carries the images to a map from above, which queries then start from; None, as
+            published, for queries that look at no features.
         denoising: None trains without denoising queries.
+        only_images: with ``lift``: look at the current frame's images and do nothing else: the
+            first part of a training from scratch. The weights are those of the whole model.
     """
 
     def __init__(
@@ -71,9 +85,13 @@ class PETR(nn.Module):
         segmentation: SegmentationHead | None = None,
         map_grid: BEVGrid | None = None,
         frames: int = 1,
+        lift: TemporalLift | None = None,
         denoising: DenoisingBuilder | None = None,
+        only_images: bool = False,
     ) -> None:
         super().__init__()
+        if only_images and lift is None:
+            raise ValueError("only_images needs a lift, which learns what images show")
         if frames not in (1, 2):
             raise ValueError(f"PETR takes 1 frame, PETRv2 takes 2; found {frames}")
         if head is None and segmentation is None:
@@ -81,6 +99,7 @@ class PETR(nn.Module):
         if (head is None) != (queries is None):
             raise ValueError("head and queries belong together; one of them is None")
         _check_map(segmentation, map_grid)
+        _check_lift(lift, frames, map_grid)
         for name, part in (("head", head), ("segmentation", segmentation)):
             if part is not None and part.decoder.channels != tokens.channels:
                 raise ValueError(
@@ -99,6 +118,8 @@ class PETR(nn.Module):
         self.segmentation = segmentation
         self.map_grid = map_grid
         self.frames = frames
+        self.lift = lift
+        self.only_images = only_images
         self.build_denoising = denoising
 
     def denoising(self, batch: Batch) -> Denoising | None:
@@ -118,14 +139,19 @@ class PETR(nn.Module):
             raise ValueError(
                 f"{self.frames} frames need as many views each; found {len(rig)}: {rig.names}"
             )
-        features, image_hw = self.features(images)
+        if self.only_images and self.lift is not None:
+            maps, _ = self.image(images[:, : len(rig) // self.frames])
+            return PETROutputs(None, None, self.lift.look(maps, rig))
+        maps, image_hw = self.maps(images)
+        features = self.tokens.features(maps.data if self.lift is None else maps.data.detach())
         h, w = features.shape[-2:]
         valid_hw = None if image_hw == tuple(images.shape[-2:]) else rig.image_hw
         code = self.tokens.rig_code(rig.ref_to_image(), valid_hw, image_hw, (h, w))
         gap_s = None
         if self.frames == 2:  # of maps too: it tells whether the views are those of two moments
             gap_s = frame_gap_s(camera_ages_s(batch.time_ns, rig.time_ns))
-        return self.answer(features, code, batch, gap_s=gap_s, denoising=denoising)
+        lifted = None if self.lift is None else self.lift(maps, batch)
+        return self.answer(features, code, batch, gap_s=gap_s, denoising=denoising, lifted=lifted)
 
     def cameras(self, batch: Batch) -> tuple[Tensor, CameraRig]:
         """Images and rig of a batch; ValueError where a sample has none."""
@@ -141,8 +167,19 @@ class PETR(nn.Module):
 
     def features(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Projected features (B, V, C, h, w) of uint8 images, and the padded (H, W)."""
-        features, image_hw = self.image(images)
-        return self.tokens.features(features.data), image_hw
+        maps, image_hw = self.maps(images)
+        return self.tokens.features(maps.data), image_hw
+
+    def maps(self, images: Tensor) -> tuple[ImageFeatures, tuple[int, int]]:
+        """Image features (B, V, channels, h, w) before projection, and the padded (H, W)."""
+        if self.lift is None or self.lift.earlier_gradient or self.frames == 1:
+            return self.image(images)
+        now, then = images.chunk(2, dim=1)
+        current, image_hw = self.image(now)
+        with torch.no_grad():
+            earlier, _ = self.image(then)
+        both = torch.cat((current.data, earlier.data), dim=1)
+        return ImageFeatures(both, current.stride), image_hw
 
     def answer(
         self,
@@ -152,6 +189,7 @@ class PETR(nn.Module):
         *,
         gap_s: Tensor | None,
         denoising: Denoising | None = None,
+        lifted: Lifted | None = None,
         every_map: bool = True,
     ) -> PETROutputs:
         """Outputs from projected features and rig codes of all views.
@@ -162,15 +200,17 @@ class PETR(nn.Module):
             batch: for its size.
             gap_s: (B,) seconds between both frames, None with one frame.
             denoising: extra queries.
+            lifted: with ``lift``.
             every_map: maps of all layers, or of the last one, all that prediction needs.
         """
         memory = self.tokens.memory(features, code)
         detection, drawn = None, None
+        bev = None if lifted is None else lifted.map
         if self.head is not None and self.queries is not None:
             detection = self.head(
                 memory.data,
                 memory.position,
-                self.queries(None, None, batch),
+                self.queries(bev, None, batch),
                 memory_blocked=memory.padded,
                 gap_s=gap_s,
                 denoising=denoising,
@@ -180,12 +220,16 @@ class PETR(nn.Module):
                 memory.data,
                 memory.position,
                 memory_blocked=memory.padded,
+                bev=None if bev is None else bev.data,
                 every_layer=every_map,
             )
-        return PETROutputs(detection, drawn)
+        return PETROutputs(detection, drawn, None if lifted is None else lifted.seen)
 
     def loss(self, outputs: PETROutputs, batch: Batch) -> dict[str, dict[str, Tensor]]:
-        """Loss terms, weighted, by task ("detection", "segmentation") and name."""
+        """Loss terms, weighted, by task ("detection", "segmentation", "images") and name.
+
+        LiDAR points, where the batch holds some, teach depths; nothing else reads them.
+        """
         terms = {}
         if self.head is not None and outputs.detection is not None:
             if batch.boxes is None:
@@ -198,6 +242,8 @@ class PETR(nn.Module):
             if batch.map is None:
                 raise ValueError("the loss needs Batch.map; this batch has no map")
             terms["segmentation"] = self.segmentation.loss(outputs.map, batch.map)
+        if self.lift is not None and outputs.seen is not None:
+            terms["images"] = self.lift.loss(outputs.seen, batch)
         return terms
 
     def predict(self, outputs: PETROutputs, batch: Batch) -> list[Prediction]:
@@ -211,6 +257,19 @@ class PETR(nn.Module):
             return found
         maps = self.segmentation.decode(outputs.map)
         return [replace(one, map_prob=map_, grid=self.map_grid) for one, map_ in zip(found, maps)]
+
+
+def _check_lift(lift: TemporalLift | None, frames: int, map_grid: BEVGrid | None) -> None:
+    if lift is None:
+        return
+    if lift.frames != frames:
+        raise ValueError(f"a model of {frames} frames needs a lift of as many; found {lift.frames}")
+    here = lift.lift.grid
+    if map_grid is not None and (here.x_m, here.y_m) != (map_grid.x_m, map_grid.y_m):
+        raise ValueError(
+            f"maps lie on x {map_grid.x_m}, y {map_grid.y_m}, what is lifted on x {here.x_m}, "
+            f"y {here.y_m}: give both one area"
+        )
 
 
 def _check_map(segmentation: SegmentationHead | None, grid: BEVGrid | None) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from perception3d.fusion.kept_code import KeptCode
 from perception3d.fusion.petr_sine import padded_cells
 from perception3d.fusion.petr_tokens import RigCode
 from perception3d.geometry.temporal import (
@@ -105,15 +106,18 @@ class PETRStream:
     def __init__(self, model: PETR, *, ring: FrameRing | None = None) -> None:
         if model.frames != 2:
             raise ValueError(f"a stream needs a model of 2 frames; found {model.frames}")
+        if model.lift is not None:
+            raise ValueError(
+                "a stream keeps projected features, but this model lifts images with their depths; "
+                "give it pairs of frames"
+            )
         self.model = model
         self.ring = FrameRing() if ring is None else ring
-        self._rays: tuple[Tensor, tuple[int, ...], Tensor] | None = None
-        self._views: tuple[tuple[int, ...], Tensor | None, Tensor | None] | None = None
+        self._rays = KeptCode()
 
     def reset(self) -> None:
-        """Forget all frames, and codes: needed when the model's weights change."""
+        """Forget all frames: needed when the model's weights change."""
         self.ring.reset()
-        self._rays, self._views = None, None
 
     @torch.no_grad()
     def step(self, batch: Batch, log: str) -> PETROutputs:
@@ -165,24 +169,16 @@ class PETRStream:
         """Codes of all 2 V views; those that cannot have changed are taken from the last step."""
         tokens = self.model.tokens
         h, w = now.features.shape[-2:]
-        to_image, sizes = now.rig.ref_to_image(), (h, w, *image_hw)
-        kept = self._rays
-        if kept is None or kept[1] != sizes or not torch.equal(kept[0], to_image):
-            kept = self._rays = (to_image, sizes, tokens.rays(to_image, (h, w), image_hw))
-        rays = torch.cat((kept[2], tokens.rays(earlier.ref_to_image(), (h, w), image_hw)), dim=1)
+        to_image = now.rig.ref_to_image()
+        current = self._rays(
+            tokens.rays,
+            (to_image, h, w, *image_hw),
+            lambda: tokens.rays(to_image, (h, w), image_hw),
+        )
+        rays = torch.cat((current, tokens.rays(earlier.ref_to_image(), (h, w), image_hw)), dim=1)
         padded = None
         if valid_hw is not None:
             both = torch.cat((valid_hw, earlier.image_hw), dim=1)
             padded = padded_cells(both, image_hw, (h, w))
-        shape = (1, rays.shape[1], h, w)
-        return RigCode(rays=rays, views=self._view_code(shape, padded), padded=padded)
-
-    def _view_code(self, shape: tuple[int, int, int, int], padded: Tensor | None) -> Tensor | None:
-        kept = self._views
-        if kept is None or kept[0] != shape or not _same(kept[1], padded):
-            kept = self._views = (shape, padded, self.model.tokens.view_code(shape, padded))
-        return kept[2]
-
-
-def _same(a: Tensor | None, b: Tensor | None) -> bool:
-    return a is b if a is None or b is None else torch.equal(a, b)
+        views = tokens.view_code((1, rays.shape[1], h, w), padded)
+        return RigCode(rays=rays, views=views, padded=padded)

@@ -8,14 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from perception3d.evaluation.map_iou import THRESHOLD, intersection_union
 from perception3d.heads.query_decoder import QueryDecoder
 from perception3d.heads.segmentation import (
-    THRESHOLD,
     MapDecoder,
     MapOutputs,
     SegmentationHead,
     UpsampleBlock,
-    intersection_union,
     query_grid,
     turned,
 )
@@ -139,3 +138,38 @@ def test_memory_of_padding_is_not_seen() -> None:
         a = head(memory, memory, memory_blocked=blocked).logits
         b = head(memory[:, :4], memory[:, :4]).logits
     torch.testing.assert_close(a, b)
+
+
+def head_from_a_map() -> SegmentationHead:
+    torch.manual_seed(0)
+    decoder = QueryDecoder(channels=8, layers=1, heads=2, hidden=16)
+    return SegmentationHead(decoder=decoder, side=4, widths=(8, 4), bev_channels=3).eval()
+
+
+def test_a_query_starts_from_the_part_that_it_draws() -> None:
+    """Rows from behind to ahead, columns from left to right; query (i, j) counts from the ends."""
+    head = head_from_a_map()
+    nothing = torch.zeros(1, 3, 16, 16)
+    something = nothing.clone()
+    something[0, 1, 14, 2] = 1.0  # nearly ahead, at the left
+    with torch.no_grad():
+        changed = (head._content(something) != head._content(nothing)).any(dim=2)[0]  # type: ignore[operator, union-attr]
+    # x falls with i: column 2 of 16 is the last quarter; y falls with j: row 14 is the first.
+    assert changed.nonzero().flatten().tolist() == [4 * 3 + 0]
+    features = torch.zeros(1, 1, 16, 8)
+    features[0, 0, 12] = 1.0
+    with torch.no_grad():
+        drawn = head.draw(features) - head.draw(torch.zeros_like(features))
+    row, column = divmod(int(drawn[0, 0, 0].abs().argmax()), 16)
+    assert row >= 12 and column < 4
+
+
+def test_maps_belong_to_heads_that_draw_from_them() -> None:
+    memory = torch.zeros(1, 5, 8)
+    head = head_from_a_map()
+    with pytest.raises(ValueError, match="found no map and such channels"):
+        head(memory, memory)
+    assert head(memory, memory, bev=torch.zeros(1, 3, 32, 32)).logits.shape == (1, 1, 3, 16, 16)
+    published = SegmentationHead(decoder=head.decoder, side=4, widths=(8, 4))
+    with pytest.raises(ValueError, match="found a map and no channels"):
+        published(memory, memory, bev=torch.zeros(1, 3, 16, 16))

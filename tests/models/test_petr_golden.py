@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from perception3d.engine.checkpoints import load_published
 from perception3d.engine.key_tables import KeyTable
 from perception3d.engine.key_tables_petr import PETR_KEYS, PETR_SEG_KEYS, PETRV2_KEYS
+from perception3d.evaluation.map_iou import intersection_union
 from perception3d.fusion.petr_position import RayPointCode
 from perception3d.fusion.petr_sine import padded_cells, view_sine_code
 from perception3d.fusion.petr_tokens import ImageMemory, PETRTokens, RigCode
@@ -21,7 +22,6 @@ from perception3d.heads.query_decoder import QueryDecoder
 from perception3d.heads.segmentation import (
     MAP_TASKS,
     SegmentationHead,
-    intersection_union,
     turned,
 )
 from perception3d.structures import Boxes3D

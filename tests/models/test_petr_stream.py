@@ -60,24 +60,28 @@ def test_stream_is_the_forward_pass_of_all_views(multiple: int) -> None:
 def test_codes_of_a_rig_that_stays_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_petr().eval()
     counts = {"rays": 0, "views": 0}
-    rays, views = model.tokens.rays.forward, model.tokens.view_code
+    assert model.tokens.views is not None
+    rays, views = model.tokens.rays.forward, model.tokens.views.forward
 
     def counted_rays(*arguments: object) -> torch.Tensor:
         counts["rays"] += 1
         return rays(*arguments)
 
-    def counted_views(*arguments: object) -> torch.Tensor | None:
+    def counted_views(code: torch.Tensor) -> torch.Tensor:
         counts["views"] += 1
-        return views(*arguments)
+        return views(code)
 
     monkeypatch.setattr(model.tokens.rays, "forward", counted_rays)
-    monkeypatch.setattr(model.tokens, "view_code", counted_views)
+    monkeypatch.setattr(model.tokens.views, "forward", counted_views)
     stream = PETRStream(model)
     for step in range(4):
         stream.step(frame(step), "drive")
     assert counts == {"rays": 1 + 4, "views": 1}  # current cameras once, earlier ones every step
-    stream.reset()
+    stream.reset()  # of frames: the cameras are the same
     stream.step(frame(4), "drive")
+    assert counts == {"rays": 1 + 4 + 1, "views": 1}
+    model.tokens.views[2].bias.add_(1.0)  # other weights, another code
+    stream.step(frame(5), "drive")
     assert counts == {"rays": 1 + 4 + 2, "views": 2}
 
 

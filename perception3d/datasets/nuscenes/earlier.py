@@ -6,7 +6,9 @@ own making; without camera sweeps (the images between key frames) a wanted gap i
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -15,8 +17,15 @@ from numpy.typing import NDArray
 
 from perception3d.datasets.nuscenes.reader import NuScenesFrames
 from perception3d.geometry.se3 import invert_rigid
-from perception3d.geometry.temporal import chosen_sweep, repeated_times_ns, training_sweeps
+from perception3d.geometry.temporal import (
+    REPEATED_AGE_S,
+    chosen_sweep,
+    repeated_times_ns,
+    training_sweeps,
+)
 from perception3d.structures import CameraRig, Frame
+
+log = logging.getLogger(__name__)
 
 Array = NDArray[Any]
 
@@ -116,6 +125,7 @@ class EarlierCameras:
             raise ValueError(f"frame {frame.token} has no cameras to put earlier ones behind")
         rows = self._rows(self.frames.index_of(frame.token), rng)
         if rows is None:
+            _say_repeated(type(self).__name__)
             earlier = replace(frame.rig, time_ns=repeated_times_ns(frame.rig.time_ns))
             return _with_views(frame, frame.images, earlier)
         global_T_ref = frame.global_SE3_ref.matrix()
@@ -135,6 +145,15 @@ class EarlierCameras:
         if self.rule == "training" and wanted is not None:
             wanted = chosen_sweep(len(found), int(rng.choice(training_sweeps(len(found)))))
         return None if wanted is None else found[wanted]
+
+
+@lru_cache(maxsize=1)
+def _say_repeated(name: str) -> None:
+    """One line in the log of each process, however many scenes begin."""
+    log.info(
+        f"{name}: a scene's first frame has no earlier one; its own images stand in for it, "
+        f"{REPEATED_AGE_S} s old (published)"
+    )
 
 
 def _with_views(frame: Frame, images: tuple[torch.Tensor, ...], earlier: CameraRig) -> Frame:
