@@ -66,6 +66,7 @@ def experiment(
     lidar_encoder: LidarEncoder = "pillars",
     sparse_backend: Backend = "own",
     image_backbone: str = "auto",
+    recompute_images: bool | None = None,
     data: str = "auto",
     val_split: str | None = None,
     size: Literal["auto", "town", "base", "published"] = "auto",
@@ -98,6 +99,8 @@ def experiment(
         lidar_encoder: pillars (PillarNeSt) or voxels (SECOND's sparse convolutions).
         sparse_backend: kernels of sparse convolutions: own, or those of the package spconv.
         image_backbone: resnet50, vovnet99, ... or timm:NAME (any of timm); auto by size.
+        recompute_images: run the image backbone again in the backward pass, which saves memory;
+            auto by size.
         data: "auto" takes data/nuscenes when it is there, else the generated town; or a folder.
         val_split: evaluate and predict on this split instead (test, for the leaderboard).
         size: town (laptop), base (published head), published (all as the recipe says), or auto by
@@ -143,6 +146,8 @@ def experiment(
     if image_backbone != "auto":
         branch = named_branch(image_backbone, chosen.image_hw)
         chosen = replace(chosen, image=branch, image_token_stride=1)
+    if recompute_images is not None:
+        chosen = replace(chosen, image=partial(chosen.image, checkpointing=recompute_images))
     changes = {"voxel_m": voxel_m, "half_range_m": half_range_m, "sweeps": sweeps,
                "epochs": epochs, "batch_size": batch_size, "lr": lr}  # fmt: skip
     chosen = replace(chosen, **{k: v for k, v in changes.items() if v is not None})

@@ -152,3 +152,12 @@ def test_a_step_with_voxels_trains_every_weight(dataset: Path) -> None:
     for name, parameter in lidar.items():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().sum() > 0, name
+
+
+def test_recomputation_of_the_image_backbone_is_a_knob(dataset: Path) -> None:
+    config = load_config(ROOT / "configs" / "cmt_fusion.py")
+    for asked in (None, True, False):
+        knobs = {"data": str(dataset), "size": "town", "recompute_images": asked}
+        with torch.device("meta"):
+            model = config.build(knobs).model()
+        assert model.image.backbone.checkpointing is bool(asked)
