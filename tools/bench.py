@@ -164,6 +164,35 @@ class Ops:
         )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Balancing:
+    """Training steps of the joint model with several rules between tasks, in one run.
+
+    Attributes:
+        data: data set that one batch is read from.
+        runs: of each way, in turn; medians count.
+        threads: of all ways.
+        device: "cpu" or "cuda".
+        out: JSON file; a date below ``work_dirs/bench`` by default.
+    """
+
+    data: str = "auto"
+    runs: int = 9
+    threads: int = 1
+    device: str = "cpu"
+    out: Path | None = None
+
+    def run(self) -> None:
+        """Print a table and write the file."""
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+        from benchmarks.balancing import run
+
+        stamp = time.strftime("%Y%m%d_%H%M%S")
+        out = self.out or Path("work_dirs") / "bench" / f"balancing_{self.device}_{stamp}.json"
+        run(data=self.data, runs=self.runs, threads=self.threads, device=self.device, out=out)
+
+
 def _report(name: str, read: Callable[[int, int], object], numbers: np.ndarray) -> None:
     """Print the median CPU time of a call: neighbours on the machine disturb some, not most."""
     taken = []
@@ -175,7 +204,7 @@ def _report(name: str, read: Callable[[int, int], object], numbers: np.ndarray) 
     print(f"  {name:24s} {1 / median:8.1f} frames/s a core {1e3 * median:8.1f} ms CPU a frame")
 
 
-BENCHES = {"data": Data, "town": Town, "ops": Ops}
+BENCHES = {"data": Data, "town": Town, "ops": Ops, "balancing": Balancing}
 
 
 def main() -> None:

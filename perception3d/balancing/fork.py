@@ -145,8 +145,9 @@ class Fork(nn.Module):
             total: Tensor | None = None
             for task, parts in enumerate(gradients):
                 if parts is not None:
-                    term = parts[part].to(wide) * weight[task].to(wide)
-                    total = term if total is None else total.add_(term)
+                    gradient, factor = parts[part].to(wide), weight[task].to(wide)
+                    # In place: each task's gradient may be as large as all features.
+                    total = gradient * factor if total is None else total.addcmul_(gradient, factor)
             assert total is not None
             results.append(total.to(here[0][part].dtype))
         return tuple(results)
