@@ -149,8 +149,9 @@ class MapIouEvaluator:
             if not self._seen:
                 self._classes = true.classes
                 self._intersection, self._union = torch.zeros_like(inside), torch.zeros_like(either)
-            self._intersection += inside
-            self._union += either
+            # Not in place: predictions may come from inference mode, whose tensors forbid it.
+            self._intersection = self._intersection + inside
+            self._union = self._union + either
             self._seen.add(one.token)
 
     def evaluate(self) -> MapMetrics:

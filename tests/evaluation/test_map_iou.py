@@ -91,3 +91,12 @@ def test_what_is_refused(tmp_path: Path) -> None:
         scores.evaluate()
     with pytest.raises(ValueError, match="no sample to score"):
         MapIouEvaluator(truth, (), tmp_path)
+
+
+def test_maps_from_inference_mode_are_counted_outside_of_it(tmp_path: Path) -> None:
+    """As evaluation does it: some samples are handed over inside, the rest afterwards."""
+    evaluator = MapIouEvaluator(truth, ("a", "b"), tmp_path)
+    with torch.inference_mode():
+        evaluator.process([prediction("a", TRUTH["a"])])
+    evaluator.process([prediction("b", TRUTH["b"])])
+    assert evaluator.evaluate().iou == {"drivable_area": 1.0, "vehicle": 1.0}
