@@ -12,8 +12,8 @@ dividers are drawn at fractions of a cell, where theirs have cut coordinates. Im
 (900 x 1600, padded to 928), so a pass needs a large GPU.
 
 In the town, maps of 80 x 80 cells of a metre are drawn, each query starting from its part of what
-was lifted. It begins as configs/petrv2_vov_800x320.py says, with --weights of a run that learned
-what images show (--learn images).
+was lifted. Begun with --start work_dirs/single/weights/last.safetensors (a run that
+configs/petrv2_vov_800x320.py describes), 300 steps gave IoU 0.64, 0.41 and 0.26 (LOG.md).
 """
 
 from __future__ import annotations

@@ -56,6 +56,7 @@ class CenterHead(nn.Module):
         loss: weights.
         suppression: by overlap (released configurations) or by distance.
         max_candidates: of a task, before suppression; published 500.
+        iou_power: share of the expected overlap in the score, see :class:`CenterDecoder`.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class CenterHead(nn.Module):
         loss: CenterLoss | None = None,
         suppression: Suppression | None = None,
         max_candidates: int = 500,
+        iou_power: float = 0.5,
     ) -> None:
         super().__init__()
         if not tasks or min(tasks) < 1:
@@ -85,6 +87,7 @@ class CenterHead(nn.Module):
             grid,
             RotatedSuppression() if suppression is None else suppression,
             max_candidates=max_candidates,
+            iou_power=iou_power,
         )
 
     def forward(self, features: BEVFeatures) -> CenterOutputs:

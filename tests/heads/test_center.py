@@ -269,6 +269,16 @@ def test_candidates_are_the_best_of_a_task_over_its_classes() -> None:
     assert flat.heat.min() > 0.1
 
 
+def test_the_share_of_overlap_in_the_score_is_the_heads_choice() -> None:
+    outputs = empty_outputs()
+    outputs.heat[0, 0, 1, 1] = 0.0  # heat 0.5
+    outputs.iou[:] = math.log(4.0)  # expected overlap 0.8
+    outputs.box[:, :, 7] = 1.0
+    for power, expected in ((0.5, 0.4**0.5), (0.2, 0.5**0.8 * 0.8**0.2), (0.0, 0.5)):
+        ((boxes, score),) = small_head(iou_power=power).decode(outputs)
+        assert len(boxes) == 1 and score.item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_centres_outside_the_range_and_broken_boxes_are_dropped() -> None:
     decoder = CenterDecoder(TASKS, GRID, range_m=(-8.0, -6.0, -10.0, 8.0, 6.0, 10.0))
     outputs = empty_outputs()

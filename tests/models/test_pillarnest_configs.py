@@ -92,10 +92,36 @@ def test_scores_are_expected_where_they_were_published(dataset: Path) -> None:
     assert build("base", dataset, size="published").expected == ()
 
 
-def test_suppression_is_a_knob(dataset: Path) -> None:
+@pytest.mark.parametrize("size", ["town", "published"])
+def test_suppression_is_a_knob(size: str, dataset: Path) -> None:
     for name, kind in (("rotated", RotatedSuppression), ("circle", CircleSuppression)):
-        model = model_of(build("tiny", dataset, suppression=name))
-        assert isinstance(model.head.decoder.suppression, kind)
+        head = model_of(build("tiny", dataset, size=size, suppression=name)).head
+        assert isinstance(head.decoder.suppression, kind)
+        if isinstance(head.decoder.suppression, CircleSuppression):
+            assert len(head.decoder.suppression.distance_sq_m2) == len(head.tasks)
+
+
+@pytest.mark.parametrize(
+    ("size", "tasks", "candidates", "boxes", "iou_power"),
+    [("published", (1, 2, 2, 1, 2, 2), 500, 83, 0.5), ("town", (10,), 3000, 498, 0.2)],
+)
+def test_limits_are_for_a_sample(
+    size: str, tasks: tuple[int, ...], candidates: int, boxes: int, iou_power: float, dataset: Path
+) -> None:
+    """With one task instead of six as many boxes of a sample may stay."""
+    head = model_of(build("tiny", dataset, size=size)).head
+    decoder = head.decoder
+    assert head.tasks == decoder.tasks == tasks and decoder.iou_power == iou_power
+    assert decoder.max_candidates == candidates
+    assert decoder.suppression.post_limit == boxes
+
+
+def test_the_town_is_seen_as_far_as_cars_count(dataset: Path) -> None:
+    """The evaluator looks for cars up to 50 m from the vehicle, 1 m before or behind the sensor."""
+    model = model_of(build("tiny", dataset, size="town"))
+    grid = model.lidar.encoder.grid
+    assert (grid.nx, model.head.grid.nx, model.head.grid.cell_m) == (256, 128, 0.8)
+    assert min(-grid.x_m[0], grid.x_m[1], -grid.y_m[0], grid.y_m[1]) >= 51.0
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -126,3 +152,12 @@ def test_a_step_trains_every_weight(dataset: Path) -> None:
     torch.stack(list(model.loss(outputs, batch)["detection"].values())).sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+
+
+def test_a_pretrained_backbone_is_a_knob(dataset: Path, tmp_path: Path) -> None:
+    file = tmp_path / "convnext.pth"
+    knobs = {"backbone_weights": file, "backbone_rule": "sliced", "scale_rows": True}
+    start = build("small", dataset, **knobs).backbone_weights
+    assert start is not None
+    assert (start.file, start.rule, start.scale_rows) == (file, "sliced", True)
+    assert build("small", dataset).backbone_weights is None
