@@ -78,9 +78,11 @@ def _two_passes(model: nn.Module, batch: Batch) -> Callable[[], None]:
     def step() -> None:
         model.zero_grad()
         losses = task_losses(model.loss(model(batch), batch))
+        # What images are taught directly belongs to no task: it comes with the first pass.
+        each_task = [losses["detection"] + losses["images"], losses["segmentation"]]
         found: list[list[Tensor]] = []
-        for number, loss in enumerate(losses.values()):
-            last = number == len(losses) - 1
+        for number, loss in enumerate(each_task):
+            last = number == len(each_task) - 1
             each = torch.autograd.grad(loss, parameters, retain_graph=not last, allow_unused=True)
             found.append(
                 [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, each)]

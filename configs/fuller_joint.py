@@ -36,7 +36,6 @@ from perception3d.balancing import (
     Rule,
     Uncertainty,
     Uniform,
-    own_group,
 )
 from perception3d.datasets.augment import GlobalAugment, ImageAugment
 from perception3d.datasets.collate import collate
@@ -285,7 +284,6 @@ def model(
     backbone = SECOND(in_channels=size.fused, widths=size.widths, layers=size.layers)
     neck = UpsampleConcatNeck(size.widths, (size.neck_channels,) * 2, (1, 2))
     named = {"det": DETECTION, "map": SEGMENTATION}
-    group = own_group()
     detection = CenterHead(
         in_channels=neck.channels,
         grid=lidar.grid,
@@ -308,10 +306,8 @@ def model(
         neck=neck,
         detection=detection if "det" in tasks else None,
         segmentation=segmentation if "map" in tasks else None,
-        fork=Fork(
-            make_rule(rule, [named[task] for task in tasks.split(",")], map_weight), group=group
-        ),
-        balance=Balance(("camera", "lidar"), group=group) if intra else None,
+        fork=Fork(make_rule(rule, [named[task] for task in tasks.split(",")], map_weight)),
+        balance=Balance(("camera", "lidar")) if intra else None,
         map_scale=map_scale,
     )
 

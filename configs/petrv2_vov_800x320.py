@@ -17,8 +17,9 @@ of one frame, then with the earlier one (or without, to compare):
         --weights work_dirs/images/$LAST
     python tools/train.py $C --max-steps 300 --weights work_dirs/single/$LAST
 
-That is 40 minutes on one shared core. Cars are found, roughly (AP 0.1 to 0.14 at 4 m), and the
-earlier frame lowers the error of their velocities; LOG.md has the scores.
+That is 40 minutes on one shared core, and too short: cars are found roughly (AP 0.10 to 0.15 at
+4 m, 0.02 to 0.05 at 2 m), most classes not at all, and what the earlier frame is worth hardly shows
+yet (LOG.md).
 
 Published: 41.0 mAP, 50.3 NDS, mAVE 0.389 on nuScenes val. What differs from that recipe: fp16,
 where it is asked for (--precision fp16), covers all but branches and position codes and scales the

@@ -72,13 +72,14 @@ def main(arguments: list[str]) -> int:
     model, source = model_with_weights(experiment, weights, options.root)
     samples = experiment.val()
     out = options.out or options.root / "test" / experiment.name
+    asked = drops(options.drop, experiment, samples)
     scores = evaluate(experiment, model.to(device), samples, out, device=device)
     if scores is None:
         return 1
     write_json(out / "scores.json", {"weights": source, "knobs": command.knobs, **scores})
     if options.drop:
         tables = {"all sensors": scores}
-        for what in drops(options.drop, experiment, samples):
+        for what in asked:
             one = dropped(samples, what)
             folder = out / f"drop_{what.replace(':', '_')}"
             tables[what] = evaluate(experiment, model, one, folder, device=device) or {}
@@ -100,12 +101,25 @@ def main(arguments: list[str]) -> int:
 
 
 def drops(asked: tuple[str, ...], experiment: Experiment, samples: Samples) -> tuple[str, ...]:
-    """What to drop, one after the other."""
-    if asked != ("all",):
-        return asked
+    """What to drop, one after the other.
+
+    Raises:
+        ValueError: a sensor that the model does not have.
+    """
     frames = getattr(samples.dataset, "frames", None)
     cameras = tuple(getattr(frames, "cameras", ())) if experiment.modalities.camera else ()
-    return every_drop(cameras, lidar=experiment.modalities.lidar)
+    known = every_drop(cameras, lidar=experiment.modalities.lidar)
+    if asked == ("all",):
+        return known
+    kinds = {name.partition(":")[0] for name in known} | set(known)
+    for what in asked:
+        SensorDrop(what)
+        if what.partition(":")[0] not in kinds:
+            raise ValueError(
+                f"--drop {what}: the model has no such sensor, or no other; known: "
+                f"{', '.join(known)}, all"
+            )
+    return asked
 
 
 def dropped(samples: Samples, what: str) -> Samples:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from perception3d.balancing.fuller_intra import FullerIntra
-from perception3d.balancing.measure import squared_norms, summed_over_processes
+from perception3d.balancing.measure import INACTIVE, squared_norms, summed_over_processes
 from perception3d.balancing.modality import ModalityRule
 
 Norm = Literal["l2", "rms"]
@@ -28,7 +28,8 @@ class BalanceRecord:
     Attributes:
         norm: (M,) lengths of the modalities' gradients, before.
         scale: (M,) that each was multiplied by.
-        calibrated: () bool; False: some gradient was zero or not finite, and all went on untouched.
+        calibrated: () bool; False: some gradient was next to nothing or not finite, and all went
+            on untouched.
     """
 
     norm: Tensor
@@ -97,11 +98,17 @@ class Balance(nn.Module):
         if self.norm == "rms":
             square = square / size.to(square.device)
         norm = summed_over_processes(square, self.group).sqrt()
-        ok = (norm.isfinite() & (norm > 0)).all()
+        heard = (norm > 0) & (norm >= INACTIVE * norm.max())
+        ok = (norm.isfinite() & heard).all()
         factor = self.rule.scales(torch.where(ok, norm, 1.0))
         scale = torch.where(ok, factor, 1.0)
         self.record = BalanceRecord(norm, scale, ok)
-        return tuple((g * k.to(g.dtype)).to(g.dtype) for g, k in zip(gradients, scale))
+        results = []
+        for gradient, factor in zip(gradients, scale):
+            # Factors may be beyond half precision where their product is not.
+            wide = torch.promote_types(gradient.dtype, torch.float32)
+            results.append((gradient.to(wide) * factor.to(wide)).to(gradient.dtype))
+        return tuple(results)
 
 
 class _Balance(torch.autograd.Function):

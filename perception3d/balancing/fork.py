@@ -15,11 +15,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from perception3d.balancing.measure import Parts, gram_matrix, summed_over_processes
+from perception3d.balancing.measure import (
+    INACTIVE,
+    Parts,
+    gram_matrix,
+    summed_over_processes,
+)
 from perception3d.balancing.rule import Rule
 
-#: A task whose gradient is shorter than this share of the longest takes no part.
-INACTIVE = 1e-6
 Length = Literal["rule", "sum", "mean_norm"]
 
 
@@ -161,23 +164,29 @@ class Fork(nn.Module):
         finite = gram.isfinite().all()
         norm = gram.diagonal().sqrt()
         cosine = gram / (norm[:, None] * norm)
-        safe = torch.where(finite, gram, torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
+        safe = torch.where(finite, gram, 0.0)
         if self.ema:
-            begins = self.steps == 0
-            mixed = torch.lerp(safe, self.mean_gram, self.ema)
-            self.mean_gram.copy_(torch.where(finite & ~begins, mixed, safe))
+            begun = self.mean_gram.diagonal().sum() > 0
+            mixed = torch.where(begun, torch.lerp(safe, self.mean_gram, self.ema), safe)
+            self.mean_gram.copy_(torch.where(finite, mixed, self.mean_gram))
             safe = self.mean_gram
         length = safe.diagonal().sqrt()
-        active = length >= INACTIVE * length.max().clamp_min(torch.finfo(gram.dtype).tiny)
+        tiny = torch.finfo(gram.dtype).tiny
+        # Where something is not finite nobody is active: rules with a state leave it alone then.
+        active = (length >= INACTIVE * length.max().clamp_min(tiny)) & finite
         if self._is_due():
             among = safe * active[:, None] * active
-            weight = self._lengthened(self.rule.weigh(among, active), among, active)
-            self.weight.copy_(torch.where(active.sum() == 1, 1.0, weight))
+            made = self._lengthened(self.rule.weigh(among, active), among, active)
+            made = torch.where(active, made, 1.0)
+            usable = active.any() & made.isfinite().all()
+            self.weight.copy_(torch.where(usable, made, self.weight))
+        else:
+            usable = active.any()
         self.steps += 1
         # What is not finite goes on untouched, for the scaler of mixed precision to see.
-        ok = finite & active.any()
-        weight = torch.where(ok, torch.where(active, self.weight, 1.0), 1.0)
-        self.record = ForkRecord(norm, cosine, weight, ok)
+        alone = active.sum() == 1
+        weight = torch.where(usable & active & ~alone, self.weight, 1.0)
+        self.record = ForkRecord(norm, cosine, weight, usable)
         return weight
 
     def _is_due(self) -> bool:

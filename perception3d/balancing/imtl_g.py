@@ -16,6 +16,8 @@ from torch import Tensor
 from perception3d.balancing.rule import Rule
 
 Sum = Literal["tasks", "one"]
+#: Weights of three and more tasks whose sum is below this share of their magnitudes are noise.
+CANCELLED = 1e-6
 
 
 class ImtlG(Rule):
@@ -24,6 +26,8 @@ class ImtlG(Rule):
     Both then contribute the same norm. In general alpha = G^-1 n / (1' G^-1 n) with the Gram matrix
     G; for two tasks the norms alone are used: a pseudo-inverse of nearly parallel gradients in
     float32 returns the weights reversed.
+
+    Where the weights of three or more tasks cancel, all weigh alike.
 
     Args:
         tasks: names.
@@ -54,7 +58,10 @@ class ImtlG(Rule):
             cosine = gram * scale[:, None] * scale + still
             solved = torch.linalg.lstsq(cosine, active.to(gram.dtype)[:, None]).solution[:, 0]
             share = solved * scale * active
-            share = share / share.sum()
+            # Gradients that cancel each other have no direction with equal projections.
+            total = share.sum()
+            sound = total.abs() > CANCELLED * share.abs().sum()
+            share = torch.where(sound, share / total, active / active.sum())
         if self.least is not None:
             share = share.clamp(min=self.least) * active
             share = share / share.sum()

@@ -18,7 +18,8 @@ from perception3d.balancing.measure import Parts, gram_matrix
 class LastLayer:
     """For ``Fork(measure=...)``: the layer whose output goes into the fork.
 
-    The layer runs forward once more for the derivatives, a task each; the trunk does not.
+    The layer runs forward once more for the derivatives, a task each, in the precision of its
+    weights; the trunk does not. It must run once between two backward passes.
 
     Args:
         layer: gives one tensor, the features at the fork; without dropout or batch statistics.
@@ -41,14 +42,18 @@ class LastLayer:
         """(T, T) inner products of the gradients by the layer's weights."""
         if not self._inputs:
             raise ValueError("the last shared layer was not run before the backward pass")
-        with torch.enable_grad():
-            output = self.layer(*self._inputs)
+        like = self.weights[0]
+        inputs, self._inputs = self._inputs, ()
+        with torch.enable_grad(), torch.autocast(like.device.type, enabled=False):
+            output = self.layer(*(x.to(like.dtype) for x in inputs))
         by_weights: list[Parts | None] = []
         for parts in gradients:
             if parts is None:
                 by_weights.append(None)
                 continue
-            found = torch.autograd.grad(output, self.weights, parts[0], retain_graph=True)
+            found = torch.autograd.grad(
+                output, self.weights, parts[0].to(output.dtype), retain_graph=True
+            )
             if self.group is not None:
                 for tensor in found:
                     dist.all_reduce(tensor, group=self.group)

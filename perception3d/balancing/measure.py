@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+#: A gradient shorter than this share of the longest takes no part.
+INACTIVE = 1e-6
 #: Gradients of several tasks or modalities: each a tuple of tensors.
 Parts = tuple[Tensor, ...]
 
@@ -75,7 +78,17 @@ def summed_over_processes(numbers: Tensor, group: dist.ProcessGroup | None) -> T
 
 
 def own_group() -> dist.ProcessGroup | None:
-    """A new process group of all processes; None where there is one process. Call it once a run."""
+    """A new process group of all processes; None where there is one process. Call it once a run.
+
+    Raises:
+        RuntimeError: several processes were started that do not know of each other yet.
+    """
+    many = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if many and not (dist.is_available() and dist.is_initialized()):
+        raise RuntimeError(
+            "WORLD_SIZE is above 1, but torch.distributed is not initialised: make the group after "
+            "init_process_group, or each process would weigh by its own gradients"
+        )
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return None
     group = dist.new_group()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from perception3d.datasets.nuscenes.earlier import EARLIER
 from perception3d.structures import Frame
 
 LIDAR, CAMERAS = "lidar", "cameras"
@@ -21,7 +22,8 @@ class SensorDrop:
 
     Attributes:
         what: "lidar" or "cameras" (the data are gone, as with a broken cable), a camera's name (its
-            image is black), or "lidar:0.5" (that share of the points is left, drawn at random).
+            image is black, that of an
+            earlier moment too), or "lidar:0.5" (that share of the points is left, drawn at random).
     """
 
     what: str
@@ -49,6 +51,7 @@ class SensorDrop:
 
     def _without_camera(self, frame: Frame) -> Frame:
         names = () if frame.rig is None else frame.rig.names
+        black = (self.what, self.what + EARLIER)
         if frame.images is None or self.what not in names:
             raise ValueError(
                 f"there is no sensor {self.what!r} to drop; known: {LIDAR}, {CAMERAS}, "
@@ -57,7 +60,7 @@ class SensorDrop:
         return replace(
             frame,
             images=tuple(
-                torch.zeros_like(image) if name == self.what else image
+                torch.zeros_like(image) if name in black else image
                 for name, image in zip(names, frame.images)
             ),
         )

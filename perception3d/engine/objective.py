@@ -50,7 +50,10 @@ def total_loss(losses: Losses, rule: Rule | None = None) -> Tensor:
         raise ValueError(
             f"the rule weighs {', '.join(rule.tasks)}; model.loss returned {', '.join(sums)}"
         )
-    absent = next(iter(sums.values())).new_full((), torch.nan)
+    plain = torch.stack(list(sums.values())).sum()
+    if not bool(torch.isfinite(plain)):
+        return plain  # NaN stands for no loss below: what is really NaN must be seen
+    absent = plain.new_full((), torch.nan)
     own = rule.total(torch.stack([sums.pop(task, absent) for task in rule.tasks]))
     return torch.stack([own, *sums.values()]).sum()
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from perception3d.engine.backbone_names import state_of_file
 from perception3d.engine.backbone_weights import BackboneWeights, Filled
 
 
@@ -32,5 +33,9 @@ class PartWeights(BackboneWeights):
         """
         if not self.parts:
             raise ValueError(f"no part of the model is to start from {self.file}")
+        state = state_of_file(self.file)
+        for part in self.parts:
+            if not any(name.startswith(f"{part}.") for name in state):
+                raise ValueError(f"{self.file} has no part {part!r} for the model to start from")
         filled = [BackboneWeights(file=self.file, part=part).fill(model) for part in self.parts]
         return filled[-1]

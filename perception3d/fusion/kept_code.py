@@ -51,6 +51,9 @@ class KeptCode:
             self._kept = None
             return make()
         used = [*module.parameters(), *module.buffers()]
+        device = used[0].device.type if used else "cpu"
+        if torch.is_autocast_enabled(device):  # the result may have another type
+            return make()
         if any(tensor.is_inference() for tensor in used):  # these have no version counters
             return make()
         kept = self._kept

@@ -70,8 +70,10 @@ class BevMapHead(nn.Module):
         if features.grid != self.grid:
             raise ValueError(f"the head was built for {self.grid}; found {features.grid}")
         data = features.data
-        at = self.at.to(data.dtype).expand(len(data), -1, -1, -1)
-        return self.layers(grid_sample(data, at, mode="bilinear", align_corners=False))
+        at = self.at.expand(len(data), -1, -1, -1)
+        # Places in half precision would be off by a fifth of a cell.
+        read = grid_sample(data.float(), at, mode="bilinear", align_corners=False)
+        return self.layers(read.to(data.dtype))
 
     def loss(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Focal loss (gamma 2, positives and negatives alike), mean over cells, by class.

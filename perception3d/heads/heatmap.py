@@ -49,6 +49,8 @@ CLEARANCE_M = (2.0, 3.46, 3.46, 3.16, 3.16, 1.0, 0.92, 0.92, 0.42, 0.42)
 #: Initial shift of the logits of image peaks beside LiDAR's. After short training most of what only
 #: an image shows is nothing, and stood above LiDAR's true objects (LOG.md). It is learned.
 IMAGE_LOGIT_SHIFT = -2.0
+#: A box faster than this moves.
+MOVING_MPS = 0.5
 #: Weight of the guessed velocity beside the other numbers of a box, by default.
 VELOCITY_WEIGHT = 0.2
 
@@ -76,6 +78,8 @@ class HeatmapQueries(nn.Module):
         typical_size_lwh_m: a size a class, from which sizes are learned as differences; without
             them the first hundreds of steps go into finding out how large a car is.
         velocity_weight: of the guessed velocity beside the other numbers of a box.
+        moving_weight: of moving boxes' velocities beside those of others. Most boxes stand, so that
+            the least absolute error is that of "nothing moves" until motion is seen surely.
     """
 
     def __init__(
@@ -98,6 +102,7 @@ class HeatmapQueries(nn.Module):
         lidar_depth_weight: float = 0.2,
         typical_size_lwh_m: Sequence[Sequence[float]] | None = None,
         velocity_weight: float = VELOCITY_WEIGHT,
+        moving_weight: float = 1.0,
     ) -> None:
         super().__init__()
         sizes = torch.ones(num_classes, 3)
@@ -122,7 +127,7 @@ class HeatmapQueries(nn.Module):
         self.small_labels, self.min_radius_cells = small_labels, min_radius_cells
         self.heat_weight, self.guess_weight = heat_weight, guess_weight
         self.lidar_depth_weight = lidar_depth_weight
-        self.velocity_weight = velocity_weight
+        self.velocity_weight, self.moving_weight = velocity_weight, moving_weight
         self.class_content = nn.Embedding(num_classes, channels)
         nn.init.normal_(self.class_content.weight, std=0.1)
         self.class_log_size = nn.Parameter(sizes.log())
@@ -183,9 +188,8 @@ class HeatmapQueries(nn.Module):
                 batch.boxes, self.grid, heat.shape[1:], min_radius=self.min_radius_cells
             )
             terms["bev_heat"] = self.heat_weight * _heat_loss(heat, targets.heat)
-            guess = _guess_loss(
-                queries.maps["bev_guess"], targets, self.class_log_size, self.velocity_weight
-            )
+            weights = (self.velocity_weight, self.moving_weight)
+            guess = _guess_loss(queries.maps["bev_guess"], targets, self.class_log_size, weights)
             terms["bev_guess"] = self.guess_weight * guess
         if "image_heat" in queries.maps:
             terms |= self._image_terms(
@@ -374,15 +378,19 @@ def _heat_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def _guess_loss(
-    guess: Tensor, targets: BevTargets, class_log_size: Tensor, velocity_weight: float
+    guess: Tensor, targets: BevTargets, class_log_size: Tensor, weights: tuple[float, float]
 ) -> Tensor:
     """L1 over the numbers of a box, averaged over the cells that should guess one."""
     predicted = guess.float().flatten(2).transpose(1, 2)[targets.sample, targets.cell]
     predicted = predicted + nn.functional.pad(class_log_size[targets.label], (3, 4))
     weight = torch.ones(len(BOX_GUESS), device=guess.device)
-    weight[-2:] = velocity_weight
+    weight[-2:], moving_weight = weights
     known = torch.isfinite(targets.guess)
     error = torch.where(known, predicted - torch.nan_to_num(targets.guess), 0.0).abs()
+    if moving_weight != 1:
+        moves = targets.guess[:, -2:].norm(dim=1) > MOVING_MPS
+        weight = weight.repeat(len(error), 1)
+        weight[moves, -2:] *= moving_weight
     return (error * weight).sum() / max(len(targets.cell), 1)
 
 

@@ -155,3 +155,17 @@ def test_a_constant_factor_is_nothing_to_adamw_but_something_to_sgd() -> None:
     assert (trained(sgd, 7.0) - trained(sgd, 1.0)).abs().max() > 0.1
     waved = trained(adamw, lambda step: 1 + 0.9 * math.sin(step))
     assert (waved - trained(adamw, 1.0)).abs().max() > 1e-3
+
+
+def test_half_precision_bears_factors_beyond_its_range() -> None:
+    big = torch.full((4,), 400.0).half()
+    found = run(Balance(BOTH), torch.tensor([4e-3, 0, 0, 0]).half(), big)
+    assert all(bool(g.isfinite().all()) for g in found)
+    assert found[0].norm().item() == pytest.approx(400.0, rel=2e-2)
+
+
+def test_a_sensor_that_says_next_to_nothing_is_not_turned_up() -> None:
+    balance = Balance(BOTH)
+    found = run(balance, torch.tensor([1e-12]), torch.tensor([1.0]))
+    assert found[0].item() == pytest.approx(1e-12) and found[1].item() == 1.0
+    assert balance.record is not None and not balance.record.calibrated

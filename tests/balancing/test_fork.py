@@ -288,3 +288,63 @@ def test_errors_name_what_was_found() -> None:
         Fork(ImtlG(TASKS), every=0)
     with pytest.raises(ValueError, match="no weights that learn"):
         LastLayer(nn.ReLU())
+
+
+def test_gradients_that_cancel_weigh_alike() -> None:
+    turns = torch.tensor([0.0, 2 * math.pi / 3, 4 * math.pi / 3])
+    star = torch.stack((turns.cos(), turns.sin()), dim=1)
+    opposite = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
+    for g in (star, opposite, star.double().float() * 3):
+        fork, x = Fork(ImtlG("abc")), torch.zeros(2, requires_grad=True)
+        torch.autograd.backward(tuple(fork(x)), tuple(g))
+        assert x.grad is not None and bool(x.grad.isfinite().all())
+        assert x.grad.norm() <= 10 * g.norm()
+
+
+def test_a_step_that_is_not_finite_leaves_averages_and_rules_alone() -> None:
+    fork, x = Fork(GradNorm(TASKS), ema=0.9), torch.zeros(2, requires_grad=True)
+    bad = torch.tensor([math.inf, 0.0]), torch.ones(2)
+    good = torch.tensor([1e-4, 0.0]), torch.tensor([0.0, 1e-3])
+    for each in (bad, good, good, bad, good):
+        torch.autograd.backward(tuple(fork(x)), each)
+        if each is good:
+            assert fork.record is not None
+            mean = fork.mean_gram.diagonal()
+            torch.testing.assert_close(mean, torch.tensor([1e-8, 1e-6]).double(), rtol=1e-5, atol=0)
+    before = fork.rule.weight.clone()
+    torch.autograd.backward(tuple(fork(x)), bad)
+    assert torch.equal(fork.rule.weight, before)
+
+
+def test_a_task_left_alone_between_due_steps_weighs_one() -> None:
+    fork, x = Fork(ImtlG(TASKS), every=4), torch.zeros(1, requires_grad=True)
+    weights = []
+    for second in (3.0, 0.0, 3.0):
+        torch.autograd.backward(tuple(fork(x)), (torch.ones(1), torch.tensor([second])))
+        assert fork.record is not None
+        weights.append(fork.record.weight[0].item())
+    assert weights == pytest.approx([1.5, 1.0, 1.5])
+
+
+def test_the_last_layer_is_measured_under_autocast() -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 4, 1)
+    fork, x = Fork(ImtlG(TASKS), measure=LastLayer(layer)), torch.randn(2, 3, 5, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        first, second = fork(layer(x))
+        total = first.float().square().mean() + second.float().abs().mean()
+    total.backward()
+    assert fork.record is not None and bool(fork.record.calibrated)
+
+
+def test_order_of_pcgrad_goes_on_where_it_stopped() -> None:
+    g = torch.randn(3, 4, generator=torch.Generator().manual_seed(1)).double()
+    g[1] = -g[0] + 0.1 * g[1]
+    gram, everyone = g @ g.T, torch.ones(3, dtype=torch.bool)
+    first = PcGrad("abc")
+    for _ in range(3):
+        first.weigh(gram, everyone)
+    other = PcGrad("abc")
+    other.load_state_dict(first.state_dict())
+    for _ in range(4):
+        assert torch.equal(first.weigh(gram, everyone), other.weigh(gram, everyone))

@@ -40,6 +40,14 @@ def test_what_is_left() -> None:
     assert SensorDrop("lidar:0.25")(replace(whole, points=None), rng).points is None
 
 
+def test_a_camera_is_black_at_both_moments() -> None:
+    whole = frame()
+    assert whole.rig is not None
+    two = replace(whole, rig=replace(whole.rig, names=("CAM_BACK", "CAM_BACK earlier")))
+    black = SensorDrop("CAM_BACK")(two, np.random.default_rng(0)).images
+    assert black is not None and all(int(image.max()) == 0 for image in black)
+
+
 def test_the_table_holds_what_the_model_has() -> None:
     assert every_drop(("A", "B"), lidar=True) == (
         "lidar", "cameras", "A", "B", "lidar:0.5", "lidar:0.1",

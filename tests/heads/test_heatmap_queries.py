@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from perception3d.heads.heatmap import REFERENCE_FOCAL_PX, HeatmapQueries
-from perception3d.heads.heatmap_targets import bev_targets, image_targets
+from perception3d.heads.heatmap import REFERENCE_FOCAL_PX, HeatmapQueries, _guess_loss
+from perception3d.heads.heatmap_targets import BevTargets, bev_targets, image_targets
 from perception3d.losses.gaussian import draw_gaussians, gaussian_radius
 from perception3d.structures import (
     SE3,
@@ -244,3 +244,19 @@ def test_radius_keeps_the_overlap() -> None:
     loose = gaussian_radius(torch.tensor([[8.0, 4.0]]), min_overlap=0.1)
     tight = gaussian_radius(torch.tensor([[8.0, 4.0]]), min_overlap=0.7)
     assert float(tight) < float(loose)
+
+
+def test_velocities_of_moving_boxes_may_count_more() -> None:
+    """One box creeps at 0.25 m/s, one drives at 4 m/s; both are guessed to stand."""
+    targets = BevTargets(
+        heat=torch.zeros(1, 10, 4, 4),
+        sample=torch.tensor([0, 0]),
+        cell=torch.tensor([1, 2]),
+        label=torch.tensor([0, 0]),
+        guess=torch.tensor([[0.0] * 9 + [0.25], [0.0] * 8 + [4.0, 0.0]]),
+    )
+    guess, sizes = torch.zeros(1, 10, 4, 4), torch.zeros(10, 3)
+    alike = _guess_loss(guess, targets, sizes, (0.2, 1.0))
+    assert alike.item() == pytest.approx(0.2 * (0.25 + 4.0) / 2)
+    uneven = _guess_loss(guess, targets, sizes, (0.2, 8.0))
+    assert uneven.item() == pytest.approx(0.2 * (0.25 + 8 * 4.0) / 2)

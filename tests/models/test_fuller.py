@@ -209,6 +209,8 @@ def test_losses_of_no_task_are_added_and_missing_ones_left_out() -> None:
     assert total_loss(terms, Uniform(TASKS)).item() == 7.0
     rule = Uncertainty(TASKS, start=0.0)
     assert total_loss(terms, rule).item() == 6.0  # 2 / 2 + 5
+    bad = terms | {SEGMENTATION: {"c": torch.tensor(float("nan"))}}
+    assert total_loss(bad, Uniform(TASKS)).isnan()  # no missing task: what is NaN must be seen
     with pytest.raises(ValueError, match=r"the rule weighs detection, segmentation; model\.loss"):
         total_loss({"images": terms["images"]}, rule)
     with pytest.raises(ValueError, match="Famo needs losses after the step, which training"):
