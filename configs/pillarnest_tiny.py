@@ -188,7 +188,7 @@ def experiment(
     weights: Path | None = None,
     backbone_weights: Path | None = None,
     backbone_rule: Rule = "published",
-    scale_rows: bool = False,
+    backbone_scale_rows: bool = False,
     seed: int = 0,
 ) -> Experiment:
     """Train PillarNeSt.
@@ -215,7 +215,7 @@ def experiment(
             fills what it can of the backbone.
         backbone_rule: what that is: tensors of the same name and shape (published), or also the
             first channels of wider ones (sliced).
-        scale_rows: with sliced, scale linear layers that lost inputs.
+        backbone_scale_rows: with sliced, scale linear layers that lost inputs.
         seed: of weights, order, augmentation and noise.
     """
     root = locate(data, val_split=val_split)
@@ -250,7 +250,9 @@ def experiment(
         weights=weights,
         backbone_weights=None
         if backbone_weights is None
-        else BackboneWeights(file=backbone_weights, rule=backbone_rule, scale_rows=scale_rows),
+        else BackboneWeights(
+            file=backbone_weights, rule=backbone_rule, scale_rows=backbone_scale_rows
+        ),
         expected=chosen.expected if root.val_split == "val" else (),
     )
 

@@ -214,7 +214,8 @@ def test_pixels_follow_the_matrix(
         if (expected > 14).all() and (expected < edge).all():
             assert (find_dot(image) - expected).abs().max() < 0.12
             found += 1
-    assert found or output_hw[0] < hw[0] or output_hw[1] < hw[1] or resize is not None
+    # Images of one shape are only scaled: nothing is cut, and no dot lies at the border.
+    assert found == VIEWS or resize is not None or hw[0] * output_hw[1] != hw[1] * output_hw[0]
 
 
 def test_image_augment_keeps_projections_on_the_content() -> None:

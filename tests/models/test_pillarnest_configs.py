@@ -156,7 +156,7 @@ def test_a_step_trains_every_weight(dataset: Path) -> None:
 
 def test_a_pretrained_backbone_is_a_knob(dataset: Path, tmp_path: Path) -> None:
     file = tmp_path / "convnext.pth"
-    knobs = {"backbone_weights": file, "backbone_rule": "sliced", "scale_rows": True}
+    knobs = {"backbone_weights": file, "backbone_rule": "sliced", "backbone_scale_rows": True}
     start = build("small", dataset, **knobs).backbone_weights
     assert start is not None
     assert (start.file, start.rule, start.scale_rows) == (file, "sliced", True)
