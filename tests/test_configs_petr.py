@@ -315,6 +315,7 @@ def test_bad_cameras_are_refused(tiny_town: Path) -> None:
         model.tokens.features(torch.zeros(1, 1, model.image.channels, 19, 50))
 
 
+@pytest.mark.slow
 def test_a_missing_earlier_frame_is_said_once(
     tiny_town: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -122,6 +122,7 @@ def test_parts_of_the_work_are_all_of_it() -> None:
     assert learning and not any(name.startswith("head.") for name in learning)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "backbone", "neck_and_head", "total"),
     [

@@ -156,6 +156,7 @@ def test_autocast_keeps_geometry_in_float32() -> None:
         assert torch.equal(model.tokens.query_position(exact.queries.reference, None), position)
 
 
+@pytest.mark.slow
 def test_training_overfits_one_batch() -> None:
     model = small_cmt().train()
     batch = small_batch()

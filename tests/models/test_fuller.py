@@ -35,6 +35,15 @@ TASKS = (DETECTION, SEGMENTATION)
 MAP_GRID = BEVGrid((-12.0, 12.0), (-12.0, 12.0), (-5.0, 3.0), 1.5)
 
 
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.datasets.nuscenes_fixture import make_dataset
+
+    root = tmp_path_factory.mktemp("tables")
+    make_dataset(root)
+    return root
+
+
 def small_fuller(
     rule: Rule | None = None,
     *,
@@ -236,13 +245,9 @@ def test_errors_name_what_was_found() -> None:
 
 @pytest.mark.parametrize("size", ["town", "published"])
 @pytest.mark.parametrize("tasks", ["det,map", "det", "map"])
-def test_config_builds(size: str, tasks: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    from tests.datasets.nuscenes_fixture import make_dataset
-
-    root = tmp_path_factory.mktemp("tables")
-    make_dataset(root)
+def test_config_builds(size: str, tasks: str, dataset: Path) -> None:
     config = load_config(ROOT / "configs" / "fuller_joint.py")
-    experiment = config.build({"data": str(root), "size": size, "tasks": tasks})
+    experiment = config.build({"data": str(dataset), "size": size, "tasks": tasks})
     with torch.device("meta"):
         model = experiment.model()
     millions = sum(p.numel() for p in model.parameters()) / 1e6
@@ -252,12 +257,9 @@ def test_config_builds(size: str, tasks: str, tmp_path_factory: pytest.TempPathF
     assert (model.detection is None) == ("det" not in tasks)
 
 
-def test_a_weight_is_for_the_fixed_rule(tmp_path: Path) -> None:
-    from tests.datasets.nuscenes_fixture import make_dataset
-
-    make_dataset(tmp_path)
+def test_a_weight_is_for_the_fixed_rule(dataset: Path) -> None:
     config = load_config(ROOT / "configs" / "fuller_joint.py")
-    knobs = {"data": str(tmp_path), "size": "town", "map_weight": 5.0}
+    knobs = {"data": str(dataset), "size": "town", "map_weight": 5.0}
     with pytest.raises(ValueError, match="--map-weight is for --rule fixed; found imtl_g"):
         config.build(knobs).model()
     model = config.build(knobs | {"rule": "fixed"}).model()

@@ -278,6 +278,7 @@ def test_the_same_seed_gives_the_same_step() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*grads) if a is not None and b is not None)
 
 
+@pytest.mark.slow
 def test_training_overfits_one_batch() -> None:
     model, batch = small_pillarnest().train(), lidar_batch()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
