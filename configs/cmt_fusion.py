@@ -26,14 +26,11 @@ from torch import nn
 from configs._cmt_sizes import SIZES as SIZES  # for others to import from here
 from configs._cmt_sizes import LidarEncoder, Recipe, Sensors, Size, SizeName, choose_size
 from perception3d.datasets.augment import ImageAugment
-from perception3d.datasets.collate import collate
 from perception3d.datasets.locate import DataRoot, locate
 from perception3d.datasets.nuscenes import NuScenesFrames
-from perception3d.datasets.samples import FrameDataset, Transform
-from perception3d.datasets.sampling import class_balanced_repeats
+from perception3d.datasets.samples import Transform
 from perception3d.datasets.transforms import (
     ClassFilter,
-    Compose,
     MinPointsFilter,
     ModalMask,
     PointShuffle,
@@ -41,6 +38,7 @@ from perception3d.datasets.transforms import (
 )
 from perception3d.engine.backbone_weights import BackboneWeights
 from perception3d.engine.experiment import Experiment, Phase, Precision, Samples
+from perception3d.engine.frame_samples import evaluation_frames, training_frames
 from perception3d.engine.optim import AdamWSettings, CyclicSchedule, GroupRule
 from perception3d.evaluation import Modalities
 from perception3d.evaluation.nuscenes import NuScenesEvaluator
@@ -328,12 +326,7 @@ def training_samples(
     ]
     if sensors != "lidar":
         steps.append(ImageAugment(size.image_hw, resize=size.image_resize))
-    return Samples(
-        dataset=FrameDataset(source, Compose(tuple(steps)), seed=seed),
-        collate=collate,
-        repeats=class_balanced_repeats(source.class_counts(), seed=seed) if balance else None,
-        fingerprint=source.fingerprint,
-    )
+    return training_frames(source, steps, seed=seed, balance=balance)
 
 
 def validation_samples(root: DataRoot, size: Size, sensors: Sensors) -> Samples:
@@ -343,13 +336,7 @@ def validation_samples(root: DataRoot, size: Size, sensors: Sensors) -> Samples:
     steps: list[Transform] = [RangeFilter(x_m=reach, y_m=reach)]
     if sensors != "lidar":
         steps.append(ImageAugment.test(size.image_hw))
-    dataset = FrameDataset(source, Compose(tuple(steps)))
-    return Samples(
-        dataset=dataset,
-        collate=collate,
-        fingerprint=source.fingerprint,
-        tokens=source.tokens,
-    )
+    return evaluation_frames(source, steps)
 
 
 def frames(root: DataRoot, split: str, size: Size, sensors: Sensors) -> NuScenesFrames:

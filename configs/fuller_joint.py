@@ -38,22 +38,20 @@ from perception3d.balancing import (
     Uniform,
 )
 from perception3d.datasets.augment import GlobalAugment, ImageAugment
-from perception3d.datasets.collate import collate
 from perception3d.datasets.locate import DataRoot, locate
 from perception3d.datasets.map_raster import MAP_CLASSES
 from perception3d.datasets.nuscenes import NuScenesFrames
 from perception3d.datasets.nuscenes.map_layers import MapLayers
-from perception3d.datasets.samples import FrameDataset, Transform
-from perception3d.datasets.sampling import class_balanced_repeats
+from perception3d.datasets.samples import Transform
 from perception3d.datasets.transforms import (
     ClassFilter,
-    Compose,
     MinPointsFilter,
     ModalMask,
     PointShuffle,
     RangeFilter,
 )
 from perception3d.engine.experiment import Experiment, Precision, Samples
+from perception3d.engine.frame_samples import evaluation_frames, training_frames
 from perception3d.engine.optim import AdamWSettings, CyclicSchedule, GroupRule
 from perception3d.evaluation import Modalities
 from perception3d.evaluation.map_iou import MapIouEvaluator
@@ -335,12 +333,7 @@ def training_samples(
         PointShuffle(),
         ImageAugment(size.image_hw, resize=size.image_resize),
     ]
-    return Samples(
-        dataset=FrameDataset(source, Compose(tuple(steps)), seed=seed),
-        collate=collate,
-        repeats=class_balanced_repeats(source.class_counts(), seed=seed) if balance else None,
-        fingerprint=source.fingerprint,
-    )
+    return training_frames(source, steps, seed=seed, balance=balance)
 
 
 def validation_samples(root: DataRoot, size: Size) -> Samples:
@@ -348,12 +341,7 @@ def validation_samples(root: DataRoot, size: Size) -> Samples:
     source = frames(root, root.val_split, size)
     reach = (-size.half_range_m, size.half_range_m)
     steps = (RangeFilter(x_m=reach, y_m=reach), ImageAugment.test(size.image_hw))
-    return Samples(
-        dataset=FrameDataset(source, Compose(steps)),
-        collate=collate,
-        fingerprint=source.fingerprint,
-        tokens=source.tokens,
-    )
+    return evaluation_frames(source, steps)
 
 
 def map_layers(size: Size, source: NuScenesFrames) -> MapLayers:

@@ -37,15 +37,14 @@ from torch import nn
 
 from configs._petr_sizes import Kind, Size, SizeName, choose_size
 from perception3d.datasets.augment import ImageAugment
-from perception3d.datasets.collate import collate
 from perception3d.datasets.locate import DataRoot, locate
 from perception3d.datasets.nuscenes import EarlierCameras, NuScenesFrames
 from perception3d.datasets.nuscenes.map_layers import MapLayers
-from perception3d.datasets.samples import FrameDataset, Transform
-from perception3d.datasets.sampling import class_balanced_repeats
-from perception3d.datasets.transforms import ClassFilter, Compose, MinPointsFilter, RangeFilter
+from perception3d.datasets.samples import Transform
+from perception3d.datasets.transforms import ClassFilter, MinPointsFilter, RangeFilter
 from perception3d.engine.backbone_weights import BackboneWeights
 from perception3d.engine.experiment import Experiment, Precision, Samples
+from perception3d.engine.frame_samples import evaluation_frames, training_frames
 from perception3d.engine.optim import AdamWSettings, GroupRule
 from perception3d.engine.part_weights import PartWeights
 from perception3d.evaluation import Modalities
@@ -174,7 +173,7 @@ def experiment(
     )
 
 
-def parts_of(backbone: Path | None, start: Path | None) -> BackboneWeights | None:
+def parts_of(backbone: Path | None, start: Path | None) -> BackboneWeights | PartWeights | None:
     """What fills parts of the model, if anything does."""
     if backbone is not None and start is not None:
         raise ValueError("--start holds an image backbone already; give it or --backbone-weights")
@@ -259,12 +258,7 @@ def training_samples(
     crop, scene = image_augment(size), [] if size.scene is None else [size.scene]
     # Published: boxes that a turn carries out of the range stay. What is lifted has an end.
     steps += [*scene, *cut, *crop] if size.town else [*cut, *crop, *scene]
-    return Samples(
-        dataset=FrameDataset(source, Compose(tuple(steps)), seed=seed),
-        collate=collate,
-        repeats=class_balanced_repeats(source.class_counts(), seed=seed) if balance else None,
-        fingerprint=source.fingerprint,
-    )
+    return training_frames(source, steps, seed=seed, balance=balance)
 
 
 def image_augment(size: Size) -> list[Transform]:
@@ -283,12 +277,7 @@ def validation_samples(
     steps: list[Transform] = [*pairs(source, training=False), RangeFilter(x_m=reach, y_m=reach)]
     if size.image_hw is not None:
         steps.append(ImageAugment.test(size.image_hw))
-    return Samples(
-        dataset=FrameDataset(source, Compose(tuple(steps))),
-        collate=collate,
-        fingerprint=source.fingerprint,
-        tokens=source.tokens,
-    )
+    return evaluation_frames(source, steps)
 
 
 def map_layers(size: Size, source: NuScenesFrames) -> MapLayers:

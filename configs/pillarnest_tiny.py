@@ -33,15 +33,12 @@ from torch import nn
 
 from perception3d.backbones.bev_convnext import PILLARNEST_SIZES
 from perception3d.datasets.augment import GlobalAugment
-from perception3d.datasets.collate import collate
 from perception3d.datasets.locate import DataRoot, locate
 from perception3d.datasets.nuscenes import NuScenesFrames
 from perception3d.datasets.points import CloseRule
-from perception3d.datasets.samples import FrameDataset, Transform
-from perception3d.datasets.sampling import class_balanced_repeats
+from perception3d.datasets.samples import Transform
 from perception3d.datasets.transforms import (
     ClassFilter,
-    Compose,
     MinPointsFilter,
     PointShuffle,
     RangeFilter,
@@ -49,6 +46,7 @@ from perception3d.datasets.transforms import (
 from perception3d.engine.backbone_rules import Rule
 from perception3d.engine.backbone_weights import BackboneWeights
 from perception3d.engine.experiment import Expected, Experiment, Phase, Precision, Samples
+from perception3d.engine.frame_samples import evaluation_frames, training_frames
 from perception3d.engine.optim import AdamWSettings, CyclicSchedule
 from perception3d.evaluation import Modalities
 from perception3d.evaluation.nuscenes import NuScenesEvaluator
@@ -306,24 +304,14 @@ def training_samples(
         ClassFilter(NUSCENES_CLASSES),
         PointShuffle(),
     )
-    return Samples(
-        dataset=FrameDataset(source, Compose(steps), seed=seed),
-        collate=collate,
-        repeats=class_balanced_repeats(source.class_counts(), seed=seed) if balance else None,
-        fingerprint=source.fingerprint,
-    )
+    return training_frames(source, steps, seed=seed, balance=balance)
 
 
 def validation_samples(root: DataRoot, size: Size) -> Samples:
     """Validation frames, cut to the range."""
     source = frames(root, root.val_split, size)
     reach = (-size.half_range_m, size.half_range_m)
-    return Samples(
-        dataset=FrameDataset(source, Compose((RangeFilter(x_m=reach, y_m=reach),))),
-        collate=collate,
-        fingerprint=source.fingerprint,
-        tokens=source.tokens,
-    )
+    return evaluation_frames(source, (RangeFilter(x_m=reach, y_m=reach),))
 
 
 def frames(root: DataRoot, split: str, size: Size) -> NuScenesFrames:

@@ -25,6 +25,16 @@ def tiny_town(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tables of a small data set: configs look at splits and class counts, not at sensor files."""
+    from tests.datasets.nuscenes_fixture import make_dataset
+
+    root = tmp_path_factory.mktemp("tables")
+    make_dataset(root)
+    return root
+
+
+@pytest.fixture(scope="session")
 def realdata() -> Path:
     """Folder with real sensor data. Its licences keep it out of the repository; may be absent."""
     folder = Path(os.environ.get("PERCEPTION3D_REALDATA", ROOT.parent / "shared" / "realdata"))

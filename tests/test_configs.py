@@ -38,16 +38,6 @@ WEIGHTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tables of a small data set: configs look at splits and class counts, not at sensor files."""
-    from tests.datasets.nuscenes_fixture import make_dataset
-
-    root = tmp_path_factory.mktemp("tables")
-    make_dataset(root)
-    return root
-
-
 @pytest.mark.parametrize("knobs", VARIANTS, ids=lambda knobs: " ".join(knobs.values()))
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("path", CMT, ids=lambda p: p.stem)

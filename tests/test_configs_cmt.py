@@ -53,16 +53,6 @@ ALL = pytest.mark.parametrize("recipe", WEIGHTS)
 R50 = "voxel0100_r50_800x320"
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tables of a small data set."""
-    from tests.datasets.nuscenes_fixture import make_dataset
-
-    root = tmp_path_factory.mktemp("tables")
-    make_dataset(root)
-    return root
-
-
 def build(recipe: str, data: Path, **knobs: Any) -> Experiment:
     return load_config(ROOT / "configs" / f"cmt_{recipe}.py").build({"data": str(data), **knobs})
 

@@ -41,15 +41,6 @@ MILLIONS = {
 }
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.datasets.nuscenes_fixture import make_dataset
-
-    root = tmp_path_factory.mktemp("tables")
-    make_dataset(root)
-    return root
-
-
 def build(kind: str, data: Path, **knobs: Any) -> Experiment:
     config = load_config(ROOT / "configs" / f"{kind}.py")
     return config.build({"data": str(data), **knobs})

@@ -151,16 +151,13 @@ class Ops:
 
     def run(self) -> None:
         """Print tables and write the file."""
-        # Threads that burn a core while they wait make every other way look slow.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+        _find_benchmarks()
         from benchmarks.ops import run
 
-        stamp = time.strftime("%Y%m%d_%H%M%S")
         run(
             parts=self.parts, frame=self.frame, threads=self.threads, runs=self.runs,
             device=self.device,
-            out=self.out or Path("work_dirs") / "bench" / f"ops_{self.device}_{stamp}.json",
+            out=self.out or _dated(f"ops_{self.device}"),
         )  # fmt: skip
 
 
@@ -184,13 +181,22 @@ class Balancing:
 
     def run(self) -> None:
         """Print a table and write the file."""
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+        _find_benchmarks()
         from benchmarks.balancing import run
 
-        stamp = time.strftime("%Y%m%d_%H%M%S")
-        out = self.out or Path("work_dirs") / "bench" / f"balancing_{self.device}_{stamp}.json"
+        out = self.out or _dated(f"balancing_{self.device}")
         run(data=self.data, runs=self.runs, threads=self.threads, device=self.device, out=out)
+
+
+def _find_benchmarks() -> None:
+    """Make the folder ``benchmarks`` importable."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    # Threads that burn a core while they wait make every other way look slow.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def _dated(name: str) -> Path:
+    return Path("work_dirs") / "bench" / f"{name}_{time.strftime('%Y%m%d_%H%M%S')}.json"
 
 
 def _report(name: str, read: Callable[[int, int], object], numbers: np.ndarray) -> None:
@@ -210,7 +216,7 @@ BENCHES = {"data": Data, "town": Town, "ops": Ops, "balancing": Balancing}
 def main() -> None:
     """Run the bench named first on the command line."""
     if sys.argv[1:2] == ["model"]:  # its flags are those of the config it is given
-        sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+        _find_benchmarks()
         from benchmarks.model import main as measure_model
         from perception3d.engine.command_line import clear_errors
 

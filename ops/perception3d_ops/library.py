@@ -91,6 +91,15 @@ def define_gradient(op: Any, backward: Callable[..., Any], keep: Callable[..., N
     torch.library.register_autograd(op._schema.name, backward, setup_context=keep, lib=_library)
 
 
+def refuse_gradient(op: Any, what: str) -> None:
+    """Let an op that is a gradient itself say so when it is asked for a derivative."""
+
+    def backward(ctx: Any, *gradients: Any) -> None:
+        raise NotImplementedError(f"{what} has no derivative")
+
+    define_gradient(op, backward, lambda ctx, inputs, output: None)
+
+
 def compiled_file() -> Path | None:
     """The compiled library beside this file, if it was built."""
     found = sorted(Path(__file__).parent.glob("_C*.so"))

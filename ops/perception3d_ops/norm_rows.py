@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import batch_norm
 
 from perception3d_ops.checks import check_tensor
-from perception3d_ops.library import define, define_gradient
+from perception3d_ops.library import define, define_gradient, refuse_gradient
 
 #: Fewer rows have no statistics.
 FEWEST_ROWS = 2
@@ -155,3 +155,4 @@ _gradient = define(
     _fake_gradient,
 )
 define_gradient(_op, _backward, _keep)
+refuse_gradient(_gradient, "the gradient of a norm over rows")

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from perception3d_ops.checks import check_tensor
-from perception3d_ops.library import define, define_gradient, define_on_cuda, triton_kernel
+from perception3d_ops.library import (
+    define,
+    define_gradient,
+    define_on_cuda,
+    refuse_gradient,
+    triton_kernel,
+)
 from perception3d_ops.sparse_sites import KernelMap
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -194,13 +200,7 @@ _weight_gradient = define(
     _fake_weight_gradient,
 )
 define_gradient(_op, _backward, _keep)
-
-
-def _no_second_derivative(ctx: Any, gradient: Tensor) -> None:
-    raise NotImplementedError("the gradient of a sparse convolution's weight has no derivative")
-
-
-define_gradient(_weight_gradient, _no_second_derivative, lambda ctx, inputs, output: None)
+refuse_gradient(_weight_gradient, "the gradient of a sparse convolution's weight")
 
 TRITON = "sparse_conv_triton"
 define_on_cuda(_op, triton_kernel(TRITON, "sparse_conv", sparse_conv_twin))

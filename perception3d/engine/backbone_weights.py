@@ -127,7 +127,10 @@ class BackboneWeights:
             ValueError: it is no weights file, holds no such backbone, or (image backbones) differs;
                 every difference is listed. The model is unchanged then.
         """
-        state = state_of_file(self.file)
+        return self.fill_from(state_of_file(self.file), model)
+
+    def fill_from(self, state: dict[str, Tensor], model: nn.Module) -> Filled:
+        """The same from weights that were read already; ``file`` is what messages call them."""
         name = self.part or _part_for(model, state, self.file)
         backbone = _part(model, name)
         if isinstance(backbone, BEVConvNeXt):

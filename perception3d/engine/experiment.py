@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from perception3d.engine.backbone_weights import BackboneWeights
 from perception3d.engine.optim import ConstantSchedule, OptimizerSettings, Schedule
+from perception3d.engine.part_weights import PartWeights
 from perception3d.evaluation.rules import Modalities
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -115,7 +116,7 @@ class Experiment:
         evaluate_every: epochs between evaluations; the last epoch always has one, 0 = only that,
             None = never.
         weights: initial weights (a safetensors file), or None.
-        backbone_weights: instead, initial weights of a backbone alone, or None.
+        backbone_weights: instead, initial weights of a backbone or of some parts alone, or None.
         channels_last: memory format of 4-D parameters; faster convolutions on some machines.
         find_unused_parameters: for several processes when a step may leave parameters unused.
         log_every: steps between lines of metrics.jsonl.
@@ -145,7 +146,7 @@ class Experiment:
     modalities: Modalities = field(default_factory=Modalities)
     evaluate_every: int | None = 1
     weights: Path | None = None
-    backbone_weights: BackboneWeights | None = None
+    backbone_weights: BackboneWeights | PartWeights | None = None
     channels_last: bool = False
     find_unused_parameters: bool = False
     log_every: int = 10

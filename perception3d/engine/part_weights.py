@@ -3,39 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import nn
 
 from perception3d.engine.backbone_names import state_of_file
-from perception3d.engine.backbone_weights import BackboneWeights, Filled
+from perception3d.engine.backbone_weights import BackboneWeights
 
 
 @dataclass(frozen=True, kw_only=True)
-class PartWeights(BackboneWeights):
+class PartWeights:
     """Weights of several parts from one file; every part must be there whole.
 
     Attributes:
+        file: safetensors or a PyTorch checkpoint.
         parts: names of modules, the same in the file and in the model.
+
+    Raises:
+        ValueError: there are no parts.
     """
 
+    file: Path
     parts: tuple[str, ...]
 
-    def fill(self, model: nn.Module) -> Filled:
-        """Fill the parts of a model in place, and log what was done.
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise ValueError(f"no part of the model is to start from {self.file}")
 
-        Returns:
-            What became of the last part.
+    def fill(self, model: nn.Module) -> None:
+        """Fill the parts of a model in place, and log what was done.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: there are no parts, or one differs; every difference is listed. Parts before
-                it are filled then.
+            ValueError: a part is missing in the file, or differs; every difference is listed. Parts
+                before it are filled then.
         """
-        if not self.parts:
-            raise ValueError(f"no part of the model is to start from {self.file}")
         state = state_of_file(self.file)
         for part in self.parts:
-            if not any(name.startswith(f"{part}.") for name in state):
+            own = {name: value for name, value in state.items() if name.startswith(f"{part}.")}
+            if not own:
                 raise ValueError(f"{self.file} has no part {part!r} for the model to start from")
-        filled = [BackboneWeights(file=self.file, part=part).fill(model) for part in self.parts]
-        return filled[-1]
+            BackboneWeights(file=self.file, part=part).fill_from(own, model)

@@ -19,7 +19,11 @@ from perception3d.engine.ema import WeightAverage
 from perception3d.engine.evaluating import evaluate
 from perception3d.engine.experiment import Experiment, Samples
 from perception3d.engine.files import write_json
-from perception3d.engine.gradient_figures import gradient_figures
+from perception3d.engine.gradient_figures import (
+    balancing_parts,
+    gradient_figures,
+    share_measurements,
+)
 from perception3d.engine.loss_meter import LossMeter
 from perception3d.engine.metrics_log import MetricsLog
 from perception3d.engine.objective import Losses
@@ -64,6 +68,7 @@ class Run:
         self.average: WeightAverage | None = None
         self.writes = rank == 0
         self.meter, self.gradients = LossMeter(), LossMeter()
+        self._balancing = balancing_parts(model)
         self._state = state
         self._log: MetricsLog | None = None
         self._tensorboard = folder.tensorboard if tensorboard else None
@@ -75,6 +80,7 @@ class Run:
     def start(self, device: torch.device) -> None:
         """Called when the model is on its device, before the first update."""
         self.device = device
+        share_measurements(self._balancing)
         if self.experiment.ema_decay is not None:
             self.average = WeightAverage(self.model, self.experiment.ema_decay)
             if self._state is not None and self._state.average is not None:
@@ -101,7 +107,7 @@ class Run:
         if self.average is not None:
             self.average.update(self.model)
         if self.writes:
-            figures = gradient_figures(self.model, grad_norm, self.experiment.clip_norm)
+            figures = gradient_figures(self._balancing, grad_norm, self.experiment.clip_norm)
             if figures:
                 self.gradients.add(figures)
             last = self.step == self.plan.total_steps

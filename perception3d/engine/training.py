@@ -31,7 +31,6 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from perception3d.engine.checkpoints import load_weights
 from perception3d.engine.experiment import Experiment
 from perception3d.engine.files import write_json
-from perception3d.engine.gradient_figures import share_measurements
 from perception3d.engine.launch import Launch
 from perception3d.engine.loading import EpochBatches, TrainLoader, samples_per_epoch
 from perception3d.engine.nodes import Meeting, explain_lost_process, settle_nodes
@@ -293,7 +292,6 @@ class _Module(pl.LightningModule):
         # Lightning's own answer to SIGTERM ends the run without saving, with exit status 0.
         self.stop.listen()
         self.run.start(self.device)
-        share_measurements(self.model)
         self._say_kernels()
         self.stop.resumable = False
         self._batch_ended = time.monotonic()

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from perception3d.evaluation.metrics import write_text
 from perception3d.structures import MapRaster, Prediction
 
 #: A cell belongs to a class whose probability is at least this (published, for all classes).
@@ -173,10 +174,9 @@ class MapIouEvaluator:
             self.threshold,
             len(self._seen),
         )
-        self.metrics_path.parent.mkdir(parents=True, exist_ok=True)
         content = {
             name: None if math.isnan(value) else value for name, value in metrics.summary().items()
         }
         about = {"threshold": self.threshold, "num_samples": metrics.num_samples}
-        self.metrics_path.write_text(json.dumps(content | about, indent=2) + "\n", encoding="utf-8")
+        write_text(self.metrics_path, json.dumps(content | about, indent=2) + "\n")
         return metrics

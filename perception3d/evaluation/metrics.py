@@ -130,19 +130,27 @@ class DetectionMetrics:
             raise ValueError(f"no metrics of this program: {error!r}; evaluate again") from error
 
     def save(self, path: str | Path) -> None:
-        """Writes `to_json` through a hidden file beside the target, so never half a file.
+        """Writes `to_json`, whole or not at all.
 
         Raises:
             OSError: the file cannot be written.
         """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            part.write_text(self.to_json(), encoding="utf-8")
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_text(Path(path), self.to_json())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file through a hidden one beside it, so never half of it.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def metrics_without_boxes(

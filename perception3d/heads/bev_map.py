@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 
 from perception3d.losses.focal import sigmoid_focal_loss
+from perception3d.nn.conv import conv_norm_relu
 from perception3d.structures import BEVFeatures, BEVGrid
 
 #: Width of the light head's convolutions beside the features': 0.7^2 + 0.7 is 0.6 of 1 + 1.
@@ -54,7 +55,9 @@ class BevMapHead(nn.Module):
         self.grid, self.map_grid, self.classes = grid, map_grid, tuple(classes)
         width = round(in_channels * LIGHT / 8) * 8 if light else in_channels
         self.layers = nn.Sequential(
-            *_conv(in_channels, width), *_conv(width, width), nn.Conv2d(width, len(classes), 1)
+            *conv_norm_relu(in_channels, width),
+            *conv_norm_relu(width, width),
+            nn.Conv2d(width, len(classes), 1),
         )
         low = torch.tensor((grid.x_m[0], grid.y_m[0]))
         extent = torch.tensor((grid.x_m[1] - grid.x_m[0], grid.y_m[1] - grid.y_m[0]))
@@ -99,11 +102,3 @@ class BevMapHead(nn.Module):
     def decode(self, logits: Tensor) -> Tensor:
         """(B, K, rows, columns) probabilities, on the CPU."""
         return logits.float().sigmoid().cpu()
-
-
-def _conv(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
-    return (
-        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
-    )

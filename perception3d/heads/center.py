@@ -23,6 +23,7 @@ from perception3d.heads.center_decode import CenterDecoder, RotatedSuppression, 
 from perception3d.heads.center_loss import CenterLoss
 from perception3d.heads.center_targets import CenterAssigner
 from perception3d.heads.peak_branch import HEAT_BIAS
+from perception3d.nn.conv import conv_norm_relu
 from perception3d.structures import BEVFeatures, BEVGrid, Boxes3D
 
 #: Classes of each task: car | truck, construction vehicle | bus, trailer | barrier | motorcycle,
@@ -78,7 +79,7 @@ class CenterHead(nn.Module):
         self.grid = grid
         self.tasks = tasks
         self.num_classes = sum(tasks)
-        self.shared = _conv_norm_relu(in_channels, channels)
+        self.shared = conv_norm_relu(in_channels, channels)
         self.task_branches = nn.ModuleList(_branches(channels, classes) for classes in tasks)
         self.assign = CenterAssigner(tasks, grid)
         self.center_loss = CenterLoss() if loss is None else loss
@@ -151,7 +152,7 @@ def _branches(channels: int, classes: int) -> nn.ModuleDict:
     branches = nn.ModuleDict(
         {
             name: nn.Sequential(
-                _conv_norm_relu(channels, channels), _WholeConv2d(channels, size, 3, padding=1)
+                conv_norm_relu(channels, channels), _WholeConv2d(channels, size, 3, padding=1)
             )
             for name, size in sizes.items()
         }
@@ -166,11 +167,3 @@ class _WholeConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             return super().forward(x.float())
-
-
-def _conv_norm_relu(in_channels: int, channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_channels, channels, 3, padding=1, bias=False),
-        nn.BatchNorm2d(channels),
-        nn.ReLU(inplace=True),
-    )

@@ -384,7 +384,8 @@ def _guess_loss(
     predicted = guess.float().flatten(2).transpose(1, 2)[targets.sample, targets.cell]
     predicted = predicted + nn.functional.pad(class_log_size[targets.label], (3, 4))
     weight = torch.ones(len(BOX_GUESS), device=guess.device)
-    weight[-2:], moving_weight = weights
+    velocity_weight, moving_weight = weights
+    weight[-2:] = velocity_weight
     known = torch.isfinite(targets.guess)
     error = torch.where(known, predicted - torch.nan_to_num(targets.guess), 0.0).abs()
     if moving_weight != 1:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from perception3d.geometry import project_points
 from perception3d.heads.petr_depth import DepthBranch, Seen, image_losses, views_of
+from perception3d.nn.conv import conv_norm_relu
 from perception3d.structures import Batch, BEVFeatures, BEVGrid, CameraRig, ImageFeatures
 
 #: Nearer to the image plane than this, a point is not looked at.
@@ -180,13 +181,16 @@ class TemporalLift(nn.Module):
             raise ValueError(f"{frames} frames make as many maps to join; found {self.maps}")
         self.depth_weight, self.image_heat_weight = depth_weight, image_heat_weight
         self.earlier_gradient = earlier_gradient
-        self.join = _conv(self.maps * lift.depth.lifted, channels)
+        self.join = conv_norm_relu(self.maps * lift.depth.lifted, channels)
         wide = channels * 3 // 2
         self.around = nn.Sequential(
-            _conv(channels, wide, stride=2), _conv(wide, wide), _conv(wide, wide),
-            nn.Conv2d(wide, channels, 1, bias=False), nn.BatchNorm2d(channels),
-        )  # fmt: skip
-        self.out = _conv(channels, channels)
+            conv_norm_relu(channels, wide, stride=2),
+            conv_norm_relu(wide, wide),
+            conv_norm_relu(wide, wide),
+            nn.Conv2d(wide, channels, 1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+        self.out = conv_norm_relu(channels, channels)
 
     def forward(self, images: ImageFeatures, batch: Batch) -> Lifted:
         """The map of all frames.
@@ -232,11 +236,3 @@ class TemporalLift(nn.Module):
         terms["image_depth"] = self.depth_weight * terms["image_depth"]
         terms["image_heat"] = self.image_heat_weight * terms["image_heat"]
         return terms
-
-
-def _conv(inputs: int, outputs: int, *, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
-    )

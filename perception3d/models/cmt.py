@@ -96,7 +96,7 @@ class CMT(nn.Module):
             ValueError: the batch has none of the sensors of this model, or a sensor for some of its
                 samples only.
         """
-        _refuse_mixed(batch, lidar=self.lidar is not None, image=self.image is not None)
+        batch.refuse_mixed(lidar=self.lidar is not None, images=self.image is not None)
         bev, shared, images, cameras = None, None, None, None
         if self.lidar is not None and batch.points is not None and batch.offsets is not None:
             bev = self.lidar(batch.points, batch.offsets)
@@ -124,15 +124,3 @@ class CMT(nn.Module):
     def predict(self, outputs: QueryOutputs, batch: Batch) -> list[Prediction]:
         """Boxes of the last layer, by falling score, on the CPU."""
         return Prediction.of_batch(batch, self.head.decode(outputs))
-
-
-def _refuse_mixed(batch: Batch, *, lidar: bool, image: bool) -> None:
-    """A sample without a sensor would be answered as if that sensor had seen nothing."""
-    for column, (used, name) in enumerate(((lidar, "LiDAR points"), (image, "images"))):
-        present = batch.sensor_present[:, column]
-        if used and bool(present.any()) and not bool(present.all()):
-            without = [t for t, there in zip(batch.tokens, present.tolist()) if not there]
-            raise ValueError(
-                f"samples {', '.join(without)} have no {name}, others of the batch have: put them "
-                'into batches of their own, or blind the sensor with ModalMask(how="zero")'
-            )

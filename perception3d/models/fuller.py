@@ -118,7 +118,7 @@ class FULLER(nn.Module):
         Raises:
             ValueError: no sensor of this model is there, or one for some samples only.
         """
-        self._refuse_partly(batch)
+        self._refuse_foreign(batch)
         from_lidar = from_camera = seen = None
         if self.lidar is not None and batch.points is not None and batch.offsets is not None:
             from_lidar = self.lidar(batch.points, batch.offsets).data
@@ -158,7 +158,7 @@ class FULLER(nn.Module):
                 maps.append(there.new_zeros(empty) if data is None else data)
         return maps
 
-    def _refuse_partly(self, batch: Batch) -> None:
+    def _refuse_foreign(self, batch: Batch) -> None:
         used = (self.lidar is not None, self.image is not None)
         there = (batch.points is not None, batch.images is not None)
         if not any(use and here for use, here in zip(used, there)):
@@ -166,14 +166,7 @@ class FULLER(nn.Module):
                 "the batch has none of the sensors of this model; it needs "
                 + " or ".join(n for n, use in zip(("points", "images"), used) if use)
             )
-        for column, name in enumerate(("LiDAR points", "images")):
-            present = batch.sensor_present[:, column]
-            if used[column] and there[column] and not bool(present.all()) and bool(present.any()):
-                without = [t for t, here in zip(batch.tokens, present.tolist()) if not here]
-                raise ValueError(
-                    f"samples {', '.join(without)} have no {name}, others of the batch have: blind "
-                    'the sensor with ModalMask(how="zero"), or put them into batches of their own'
-                )
+        batch.refuse_mixed(lidar=used[0], images=used[1])
 
     def loss(self, outputs: FullerOutputs, batch: Batch) -> dict[str, dict[str, Tensor]]:
         """Loss terms, weighted, by task and name.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 from perception3d_ops.norm_rows import norm_rows
 from perception3d_ops.sparse_conv import sparse_conv_affine
@@ -42,7 +44,7 @@ def conv_norm_relu(
     if residual is not None:
         check_same_sites("a sum with a residual", residual.sites, out.sites)
     added = None if residual is None else residual.features
-    if type(norm) is nn.BatchNorm1d and norm.training and out.features.device.type == "cpu":
+    if _learns_by_rows(norm) and out.features.device.type == "cpu":
         return out.with_features(_trained(norm, out.features, added))
     rows = _normalized(norm, out.features)
     return out.with_features(relu(rows if added is None else rows + added))
@@ -82,6 +84,12 @@ def _fused(
     if found.target is voxels.sites:
         return voxels.with_features(rows)
     return SparseVoxels(rows, found.target, conv.reach.grid(voxels.grid, found.target.shape))
+
+
+def _learns_by_rows(norm: nn.Module) -> TypeGuard[nn.BatchNorm1d]:
+    """Whether it is the usual batch norm in training, which one op can do with what follows."""
+    usual = type(norm) is nn.BatchNorm1d and norm.affine and norm.track_running_stats
+    return usual and norm.training and norm.momentum is not None
 
 
 def _trained(norm: nn.BatchNorm1d, rows: Tensor, residual: Tensor | None) -> Tensor:

@@ -71,6 +71,24 @@ class Batch:
             shape = (size, len(self.rig), 3, "H", "W")
             check_tensor("Batch", "images", self.images, shape, floating=False)
 
+    def refuse_mixed(self, *, lidar: bool, images: bool) -> None:
+        """Raise ValueError if some samples have a sensor that others lack.
+
+        A sample without it would be answered as if that sensor had seen nothing.
+
+        Args:
+            lidar, images: whether the model uses that sensor.
+        """
+        for column, (used, name) in enumerate(((lidar, "LiDAR points"), (images, "images"))):
+            present = self.sensor_present[:, column]
+            if used and bool(present.any()) and not bool(present.all()):
+                without = [t for t, there in zip(self.tokens, present.tolist()) if not there]
+                raise ValueError(
+                    f"samples {', '.join(without)} have no {name}, others of the batch have: put "
+                    "them into batches of their own, or blind the sensor with "
+                    'ModalMask(how="zero")'
+                )
+
     @property
     def batch_size(self) -> int:
         """Number of samples."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
+
+from perception3d.viewer.canvas import write_bytes
 
 #: Rows of the picture: key in the log, heading, whether the axis is logarithmic.
 ROWS = (
@@ -77,8 +80,6 @@ def draw_gradients(metrics: str | Path, out: str | Path) -> Path:
         axis.grid(alpha=0.25)
     axes[-1].set_xlabel("step")
     out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.stem}.part{out.suffix}")
-    figure.savefig(part, dpi=120)
-    part.replace(out)
-    return out
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120, format=out.suffix.removeprefix("."))
+    return write_bytes(out, picture.getvalue())

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from perception3d.balancing import Balance, Fork, ImtlG, own_group
-from perception3d.engine.gradient_figures import share_measurements
+from perception3d.engine.gradient_figures import balancing_parts, share_measurements
 from tests.balancing.toys import Joint, batch, gradients, losses
 
 
@@ -21,7 +21,7 @@ def main(rank: int, init: str, mode: str, out: str) -> None:
     group = own_group() if mode == "global" else None
     model = Joint(Fork(ImtlG("ab"), group=group), Balance(("camera", "lidar"), group=group))
     if mode == "engine":
-        share_measurements(model)
+        share_measurements(balancing_parts(model))
     wrapped = DistributedDataParallel(model)
     images, points = batch(4)
     half = slice(2 * rank, 2 * rank + 2)

@@ -46,15 +46,6 @@ def state_of(name: str) -> dict[str, Tensor]:
     }
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.datasets.nuscenes_fixture import make_dataset
-
-    root = tmp_path_factory.mktemp("tables")
-    make_dataset(root)
-    return root
-
-
 def build(name: str, data: Path, **knobs: object) -> Experiment:
     path = ROOT / "configs" / f"{name}.py"
     return load_config(path).build({"data": str(data), "size": "published", **knobs})

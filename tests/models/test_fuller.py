@@ -16,7 +16,7 @@ from perception3d.backbones.second import SECOND
 from perception3d.balancing import Balance, Famo, Fork, ImtlG, Rule, Uncertainty, Uniform
 from perception3d.datasets.map_raster import MAP_CLASSES
 from perception3d.engine.config_file import load_config
-from perception3d.engine.gradient_figures import gradient_figures
+from perception3d.engine.gradient_figures import balancing_parts, gradient_figures
 from perception3d.engine.objective import refuse_needs, total_loss
 from perception3d.fusion.concat import ConcatFuser
 from perception3d.heads.bev_map import BevMapHead
@@ -33,15 +33,6 @@ from tests.models.small_cmt import GRID, small_batch
 ROOT = Path(__file__).parents[2]
 TASKS = (DETECTION, SEGMENTATION)
 MAP_GRID = BEVGrid((-12.0, 12.0), (-12.0, 12.0), (-5.0, 3.0), 1.5)
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.datasets.nuscenes_fixture import make_dataset
-
-    root = tmp_path_factory.mktemp("tables")
-    make_dataset(root)
-    return root
 
 
 def small_fuller(
@@ -121,12 +112,12 @@ def test_heads_and_what_images_are_taught_are_not_calibrated() -> None:
     assert model.balance is not None and model.balance.record is not None
     record = model.balance.record
     torch.testing.assert_close(record.norm * record.scale, record.norm.mean().expand(2))
-    figures = gradient_figures(model, torch.tensor(40.0), 35.0)
+    figures = gradient_figures(balancing_parts(model), torch.tensor(40.0), 35.0)
     assert set(figures) == {
         "norm", "weight", "cosine", "modality_norm", "modality_scale", "clip",
     }  # fmt: skip
     assert figures["clip"]["rate"] == 1 and set(figures["norm"]) == set(TASKS)
-    assert gradient_figures(small_fuller(), None, None) == {}
+    assert gradient_figures(balancing_parts(small_fuller()), None, None) == {}
 
 
 def test_one_task_and_one_sensor_are_models_too() -> None:

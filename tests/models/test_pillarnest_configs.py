@@ -18,15 +18,6 @@ ROOT = Path(__file__).parents[2]
 SCALES = ("tiny", "small", "base", "large")
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.datasets.nuscenes_fixture import make_dataset
-
-    root = tmp_path_factory.mktemp("tables")
-    make_dataset(root)
-    return root
-
-
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """A tool without options."""

@@ -238,3 +238,15 @@ def test_bad_layers_and_inputs_are_named() -> None:
         SparseVoxels(torch.zeros(0, 1), sites((7, 12, 10), 0.0, 1, 0), GRID)
     with pytest.raises(ValueError, match=r"sites \d+, features 1"):
         SparseVoxels(torch.zeros(1, 1), start.sites)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("tracked", [True, False])
+def test_norms_of_any_settings_train(momentum: float | None, tracked: bool) -> None:
+    torch.manual_seed(0)
+    conv, start = SubMConv3d(4, 6, 3), voxels()
+    norms = [nn.BatchNorm1d(6, momentum=momentum, track_running_stats=tracked) for _ in range(2)]
+    want = torch.relu(norms[0](conv(start).features))
+    torch.testing.assert_close(conv_norm_relu(conv, norms[1], start).features, want)
+    for one, other in zip(norms[0].buffers(), norms[1].buffers(), strict=True):
+        torch.testing.assert_close(one, other)

@@ -118,3 +118,12 @@ def test_errors_say_what_was_found() -> None:
         norm_rows(x, one, one, (one, one), eps=1e-3, residual=x[:3])
     with pytest.raises(ValueError, match="rows must hold floating-point numbers; found"):
         norm_rows(x.long(), one, one, (one, one), eps=1e-3)
+
+
+def test_a_second_derivative_is_refused() -> None:
+    x = torch.randn(4, 3, requires_grad=True)
+    running = torch.zeros(3), torch.ones(3)
+    out, _, _ = norm_rows(x, torch.ones(3), torch.zeros(3), running, eps=1e-3)
+    slope = torch.autograd.grad(out.square().sum(), x, create_graph=True)[0]
+    with pytest.raises(NotImplementedError, match="the gradient of a norm over rows has no deriv"):
+        slope.sum().backward()
