@@ -200,7 +200,7 @@ def image_losses(seen: Seen, batch: Batch, edges_m: Tensor) -> dict[str, Tensor]
     """
     views, classes = seen.heat.shape[1:3]
     assert batch.rig is not None and batch.images is not None
-    rig = views_of(batch.rig, slice(views))
+    rig = batch.rig.views(slice(views))
     current = replace(batch, images=batch.images[:, :views], rig=rig)
     targets = image_targets(current, (classes, *seen.heat.shape[-2:]))
     bins = depth_bins(targets, edges_m)
@@ -212,9 +212,3 @@ def image_losses(seen: Seen, batch: Batch, edges_m: Tensor) -> dict[str, Tensor]
         "image_depth": depth / (bins >= 0).sum().clamp_min(1),
         "image_heat": heat / (targets.heat == 1).sum().clamp_min(1),
     }
-
-
-def views_of(rig: CameraRig, which: slice) -> CameraRig:
-    """Some views of a stacked rig."""
-    parts = ("K", "cam_SE3_ref", "image_hw", "image_aug", "time_ns")
-    return CameraRig(rig.names[which], *(getattr(rig, part)[:, which] for part in parts))

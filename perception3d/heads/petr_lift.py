@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from perception3d.geometry import project_points
-from perception3d.heads.petr_depth import DepthBranch, Seen, image_losses, views_of
+from perception3d.heads.petr_depth import DepthBranch, Seen, image_losses
 from perception3d.nn.conv import conv_norm_relu
 from perception3d.structures import Batch, BEVFeatures, BEVGrid, CameraRig, ImageFeatures
 
@@ -192,30 +192,29 @@ class TemporalLift(nn.Module):
         )
         self.out = conv_norm_relu(channels, channels)
 
-    def forward(self, images: ImageFeatures, batch: Batch) -> Lifted:
+    def forward(self, images: ImageFeatures, rig: CameraRig, image_hw: tuple[int, int]) -> Lifted:
         """The map of all frames.
 
         Args:
             images: (B, frames V, C, h, w), the current frame's views first.
-            batch: its rig and the size of its images.
+            rig: of the same views, in the present ``ref``.
+            image_hw: (H, W) of the images before padding.
 
         Raises:
             ValueError: the views are not those of ``frames`` frames.
         """
-        assert batch.rig is not None and batch.images is not None
         views, more = divmod(images.data.shape[1], self.frames)
         if more:
             raise ValueError(
                 f"{images.data.shape[1]} views are not those of {self.frames} frames alike"
             )
-        hw = (batch.images.shape[-2], batch.images.shape[-1])
         maps, seen = [], []
         for frame in range(self.frames):
             these = slice(frame * views, (frame + 1) * views)
             data = ImageFeatures(images.data[:, these], images.stride)
             learning = torch.is_grad_enabled() and (frame == 0 or self.earlier_gradient)
             with torch.set_grad_enabled(learning):
-                lifted, images_show = self.lift(data, views_of(batch.rig, these), hw)
+                lifted, images_show = self.lift(data, rig.views(these), image_hw)
             maps.append(lifted)
             seen.append(images_show)
         maps += maps[:1] * (self.maps - self.frames)
@@ -227,7 +226,7 @@ class TemporalLift(nn.Module):
     def look(self, images: ImageFeatures, rig: CameraRig) -> Seen:
         """What the current frame's images (B, V, C, h, w) show; the first V views of the rig."""
         h, w = images.data.shape[-2:]
-        current = views_of(rig, slice(images.data.shape[1]))
+        current = rig.views(slice(images.data.shape[1]))
         return self.lift.depth(images.data, current, (h * images.stride, w * images.stride))
 
     def loss(self, seen: Seen, batch: Batch) -> dict[str, Tensor]:

@@ -150,7 +150,9 @@ class PETR(nn.Module):
         gap_s = None
         if self.frames == 2:  # of maps too: it tells whether the views are those of two moments
             gap_s = frame_gap_s(camera_ages_s(batch.time_ns, rig.time_ns))
-        lifted = None if self.lift is None else self.lift(maps, batch)
+        lifted = None
+        if self.lift is not None:
+            lifted = self.lift(maps, rig, (images.shape[-2], images.shape[-1]))
         return self.answer(features, code, batch, gap_s=gap_s, denoising=denoising, lifted=lifted)
 
     def cameras(self, batch: Batch) -> tuple[Tensor, CameraRig]:
@@ -164,11 +166,6 @@ class PETR(nn.Module):
                 f"{', '.join(without) or 'the whole batch (Batch.images, Batch.rig)'}"
             )
         return batch.images, batch.rig
-
-    def features(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Projected features (B, V, C, h, w) of uint8 images, and the padded (H, W)."""
-        maps, image_hw = self.maps(images)
-        return self.tokens.features(maps.data), image_hw
 
     def maps(self, images: Tensor) -> tuple[ImageFeatures, tuple[int, int]]:
         """Image features (B, V, channels, h, w) before projection, and the padded (H, W)."""

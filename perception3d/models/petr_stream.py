@@ -25,7 +25,7 @@ from perception3d.geometry.temporal import (
     shift_reference,
 )
 from perception3d.models.petr import PETR, PETROutputs
-from perception3d.structures import Batch, CameraRig
+from perception3d.structures import Batch, CameraRig, ImageFeatures
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,14 @@ class CameraFrame:
 
     Attributes:
         features: (1, V, C, h, w) projected.
+        maps: (1, V, channels, h, w) before that, for a model that lifts them; else None.
         rig: (1, V, ...) in the ``ref`` of that moment.
         global_T_ref: (4, 4) float64 pose of that ``ref``.
         time_ns: its key time.
     """
 
     features: Tensor
+    maps: Tensor | None
     rig: CameraRig
     global_T_ref: Tensor
     time_ns: int
@@ -106,11 +108,6 @@ class PETRStream:
     def __init__(self, model: PETR, *, ring: FrameRing | None = None) -> None:
         if model.frames != 2:
             raise ValueError(f"a stream needs a model of 2 frames; found {model.frames}")
-        if model.lift is not None:
-            raise ValueError(
-                "a stream keeps projected features, but this model lifts images with their depths; "
-                "give it pairs of frames"
-            )
         self.model = model
         self.ring = FrameRing() if ring is None else ring
         self._rays = KeptCode()
@@ -137,9 +134,11 @@ class PETRStream:
                 f"{batch.batch_size} samples, training {model.training}"
             )
         images, rig = model.cameras(batch)
-        features, image_hw = model.features(images)
+        maps, image_hw = model.image(images)
+        features = model.tokens.features(maps.data)
         pose = batch.global_SE3_ref[0].matrix().to(features.device)
-        now = CameraFrame(features, rig, pose, int(batch.time_ns[0]))
+        kept = None if model.lift is None else maps.data
+        now = CameraFrame(features, kept, rig, pose, int(batch.time_ns[0]))
         then = self.ring.earlier(log, now.time_ns)
         earlier = self._aligned(then, now)
         valid_hw = None if image_hw == tuple(images.shape[-2:]) else rig.image_hw
@@ -148,9 +147,16 @@ class PETRStream:
         if model.head is not None:
             times = torch.cat((rig.time_ns, earlier.time_ns), dim=1)
             gap_s = frame_gap_s(camera_ages_s(batch.time_ns, times))
-        both = torch.cat((features, features if then is None else then.features), dim=1)
+        before = now if then is None else then
+        both = torch.cat((now.features, before.features), dim=1)
+        lifted = None
+        if model.lift is not None and now.maps is not None and before.maps is not None:
+            pair = ImageFeatures(torch.cat((now.maps, before.maps), dim=1), maps.stride)
+            lifted = model.lift(
+                pair, rig.beside(earlier, " earlier"), (images.shape[-2], images.shape[-1])
+            )
         self.ring.push(log, now)
-        return model.answer(both, code, batch, gap_s=gap_s, every_map=False)
+        return model.answer(both, code, batch, gap_s=gap_s, lifted=lifted, every_map=False)
 
     def _aligned(self, then: CameraFrame | None, now: CameraFrame) -> CameraRig:
         """Cameras of the earlier frame in the current ``ref``; a first frame repeats itself."""

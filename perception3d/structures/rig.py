@@ -15,6 +15,10 @@ from perception3d.structures.checks import check_finite, check_tensor, move
 LEAST_DETERMINANT = 1e-9
 
 
+#: Tensors of a rig, in its order.
+_PARTS = ("K", "cam_SE3_ref", "image_hw", "image_aug", "time_ns")
+
+
 @dataclass(frozen=True)
 class CameraRig:
     """V cameras of one sample; a stacked rig has leading batch dimensions on every tensor.
@@ -87,6 +91,17 @@ class CameraRig:
         """A copy on another device."""
         return move(self, device)
 
+    def views(self, which: slice) -> CameraRig:
+        """Some of the cameras."""
+        index = (slice(None),) * (self.time_ns.ndim - 1) + (which,)
+        return CameraRig(self.names[which], *(getattr(self, name)[index] for name in _PARTS))
+
+    def beside(self, other: CameraRig, suffix: str) -> CameraRig:
+        """These cameras, then those of ``other`` with a suffix to their names."""
+        axis = self.time_ns.ndim - 1
+        both = (torch.cat((getattr(self, n), getattr(other, n)), dim=axis) for n in _PARTS)
+        return CameraRig(self.names + tuple(name + suffix for name in other.names), *both)
+
     @classmethod
     def stack(cls, rigs: list[CameraRig]) -> CameraRig:
         """One rig with a leading batch dimension.
@@ -100,8 +115,5 @@ class CameraRig:
             )
         return cls(
             rigs[0].names,
-            *(
-                torch.stack([getattr(rig, name) for rig in rigs])
-                for name in ("K", "cam_SE3_ref", "image_hw", "image_aug", "time_ns")
-            ),
+            *(torch.stack([getattr(rig, name) for rig in rigs]) for name in _PARTS),
         )

@@ -17,10 +17,9 @@ from perception3d.heads.petr_depth import (
     depth_edges,
     ground_hints,
     image_losses,
-    views_of,
 )
 from perception3d.heads.petr_lift import DepthLift, TemporalLift
-from perception3d.structures import Batch, BEVGrid, CameraRig, ImageFeatures
+from perception3d.structures import BEVGrid, CameraRig, ImageFeatures
 from tests.models.small_cmt import small_batch
 
 GRID = BEVGrid((-8.0, 8.0), (-8.0, 8.0), (-5.0, 3.0), 1.0)
@@ -122,22 +121,22 @@ def temporal(frames: int, maps: int, *, earlier_gradient: bool = True) -> Tempor
     )
 
 
-def batch_of(*rigs: CameraRig) -> Batch:
-    parts = ("K", "cam_SE3_ref", "image_hw", "image_aug", "time_ns")
-    rig = CameraRig(
-        tuple(f"camera {i}" for i in range(len(rigs))),
-        *(torch.cat([getattr(r, part) for r in rigs], dim=1) for part in parts),
-    )
-    images = torch.zeros(1, len(rigs), 3, *HW, dtype=torch.uint8)
-    return replace(small_batch(points=None, boxes=None, batch=1), images=images, rig=rig)
+def rigs_of(*rigs: CameraRig) -> CameraRig:
+    """One rig of several; names do not matter here."""
+    whole = rigs[0]
+    for number, rig in enumerate(rigs[1:]):
+        whole = whole.beside(rig, f" {number}")
+    return whole
 
 
 def test_a_repeated_frame_is_the_model_without_an_earlier_one() -> None:
     one, two = temporal(1, 2).eval(), temporal(2, 2).eval()
     two.load_state_dict(one.state_dict())
     features = torch.randn(1, 1, 6, 8, 12)
-    single = one(ImageFeatures(features, 8), batch_of(level_rig()))
-    pair = two(ImageFeatures(features.repeat(1, 2, 1, 1, 1), 8), batch_of(level_rig(), level_rig()))
+    single = one(ImageFeatures(features, 8), level_rig(), HW)
+    pair = two(
+        ImageFeatures(features.repeat(1, 2, 1, 1, 1), 8), rigs_of(level_rig(), level_rig()), HW
+    )
     assert torch.equal(single.map.data, pair.map.data)
 
 
@@ -146,7 +145,7 @@ def test_gradient_of_the_earlier_frame(learned: bool) -> None:
     model = temporal(2, 2, earlier_gradient=learned)
     features = torch.randn(1, 2, 6, 8, 12, requires_grad=True)
     model(
-        ImageFeatures(features, 8), batch_of(level_rig(), level_rig(1.0))
+        ImageFeatures(features, 8), rigs_of(level_rig(), level_rig(1.0)), HW
     ).map.data.sum().backward()
     assert features.grad is not None and features.grad[:, 0].abs().sum() > 0
     assert bool(features.grad[:, 1].abs().sum() > 0) == learned
@@ -156,7 +155,9 @@ def test_what_is_refused() -> None:
     with pytest.raises(ValueError, match="2 frames make as many maps to join; found 1"):
         temporal(2, 1)
     with pytest.raises(ValueError, match="3 views are not those of 2 frames"):
-        temporal(2, 2)(ImageFeatures(torch.zeros(1, 3, 6, 8, 12), 8), batch_of(*[level_rig()] * 3))
+        temporal(2, 2)(
+            ImageFeatures(torch.zeros(1, 3, 6, 8, 12), 8), rigs_of(*[level_rig()] * 3), HW
+        )
 
 
 def test_a_centre_decides_before_a_point() -> None:
@@ -186,16 +187,7 @@ def test_losses_are_those_of_the_current_views() -> None:
     doubled = replace(
         batch,
         images=batch.images.repeat(1, 2, 1, 1, 1),
-        rig=views_of(
-            CameraRig(
-                batch.rig.names * 2,
-                *(
-                    torch.cat([getattr(batch.rig, part)] * 2, dim=1)
-                    for part in ("K", "cam_SE3_ref", "image_hw", "image_aug", "time_ns")
-                ),
-            ),
-            slice(None),
-        ),
+        rig=batch.rig.beside(batch.rig, " earlier"),
     )
     terms, of_pair = image_losses(seen, batch, edges), image_losses(seen, doubled, edges)
     assert terms == of_pair

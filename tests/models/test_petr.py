@@ -73,15 +73,6 @@ def small_petr(
     )
 
 
-def pair_rigs(now: CameraRig, then: CameraRig) -> CameraRig:
-    """Views of both frames; ``then`` is in the current ``ref`` already."""
-    parts = ("K", "cam_SE3_ref", "image_hw", "image_aug", "time_ns")
-    return CameraRig(
-        now.names + tuple(f"{name} earlier" for name in then.names),
-        *(torch.cat((getattr(now, part), getattr(then, part)), dim=1) for part in parts),
-    )
-
-
 def paired(now: Batch, then: Batch) -> Batch:
     """What the data side hands to a model of two frames."""
     assert now.images is not None and then.images is not None and now.rig and then.rig
@@ -91,7 +82,7 @@ def paired(now: Batch, then: Batch) -> Batch:
     ]
     moved = replace(then.rig, cam_SE3_ref=shift_reference(then.rig.cam_SE3_ref, *poses))
     images = torch.cat((now.images, then.images), dim=1)
-    return replace(now, images=images, rig=pair_rigs(now.rig, moved))
+    return replace(now, images=images, rig=now.rig.beside(moved, " earlier"))
 
 
 def at_time(batch: Batch, time_s: float) -> Batch:
@@ -234,7 +225,8 @@ def test_padding_is_not_seen() -> None:
     model, batch = small_petr(multiple=64).eval(), two_frames()
     assert batch.images is not None and batch.rig is not None
     with torch.no_grad():
-        features, image_hw = model.features(batch.images)
+        maps, image_hw = model.image(batch.images)
+        features = model.tokens.features(maps.data)
         code = model.tokens.rig_code(batch.rig.ref_to_image(), batch.rig.image_hw, image_hw, (4, 4))
         assert code.padded is not None and image_hw == (64, 64)
         assert code.padded[0, 0].tolist() == [[False] * 3 + [True]] * 2 + [[True] * 4] * 2

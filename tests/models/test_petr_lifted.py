@@ -9,10 +9,11 @@ from perception3d.heads.petr_depth import DepthBranch, depth_edges
 from perception3d.heads.petr_lift import DepthLift, TemporalLift
 from perception3d.models.image_branch import resnet_branch
 from perception3d.models.petr import PETR
-from perception3d.models.petr_stream import PETRStream
+from perception3d.models.petr_stream import FrameRing, PETRStream
 from perception3d.models.petr_town import CHANNELS, GRID, IMAGE_CHANNELS, petr_town
 from perception3d.structures import BEVGrid
-from tests.models.test_petr import small_petr
+from tests.models.test_petr import paired, small_petr
+from tests.models.test_petr_stream import frame, repeated
 
 
 def town(*, frames: int = 2, second: bool = True, segmentation: bool = False) -> PETR:
@@ -70,6 +71,17 @@ def test_parts_that_do_not_fit_are_refused() -> None:
         PETR(**parts(small_petr()), only_images=True)  # type: ignore[arg-type]
 
 
-def test_a_stream_of_lifted_frames_is_refused() -> None:
-    with pytest.raises(ValueError, match="lifts images with their depths; give it pairs"):
-        PETRStream(town().eval())
+@torch.no_grad()
+def test_a_stream_lifts_kept_frames_as_pairs_of_frames_are() -> None:
+    torch.manual_seed(0)
+    image = resnet_branch(IMAGE_CHANNELS, depth=18, width=8, stages=(1, 2, 3))
+    model = petr_town(image, queries=20).eval()
+    stream = PETRStream(model, ring=FrameRing(wanted=1))
+    frames = [frame(step) for step in range(4)]
+    for step, now in enumerate(frames):
+        got = stream.step(now, "drive").detection
+        batch = repeated(now) if step == 0 else paired(now, frames[max(0, step - 2)])
+        want = model(batch).detection
+        assert got is not None and want is not None
+        assert torch.equal(got.box, want.box), f"step {step}"
+        assert torch.equal(got.logits, want.logits)

@@ -13,7 +13,7 @@ from perception3d.models.petr import PETR
 from perception3d.models.petr_stream import CameraFrame, FrameRing, PETRStream
 from perception3d.structures import SE3, Batch
 from tests.models.small_cmt import small_batch
-from tests.models.test_petr import at_time, pair_rigs, paired, small_petr
+from tests.models.test_petr import at_time, paired, small_petr
 
 
 def frame(step: int, *, period_s: float = 1 / 12) -> Batch:
@@ -31,7 +31,7 @@ def repeated(now: Batch) -> Batch:
     assert now.images is not None and now.rig is not None
     then = replace(now.rig, time_ns=repeated_times_ns(now.rig.time_ns))
     images = torch.cat((now.images, now.images), dim=1)
-    return replace(now, images=images, rig=pair_rigs(now.rig, then))
+    return replace(now, images=images, rig=now.rig.beside(then, " earlier"))
 
 
 def whole(model: PETR, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -94,7 +94,7 @@ def served(ring: FrameRing, steps: list[tuple[str, float]]) -> list[float | None
         time_ns = round(time_s * 1e9)
         chosen = ring.earlier(log, time_ns)
         answers.append(None if chosen is None else round(chosen.time_ns * 1e-9, 6))
-        ring.push(log, CameraFrame(torch.zeros(1), batch.rig, torch.eye(4), time_ns))
+        ring.push(log, CameraFrame(torch.zeros(1), None, batch.rig, torch.eye(4), time_ns))
     return answers
 
 

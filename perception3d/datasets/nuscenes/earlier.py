@@ -159,7 +159,4 @@ def _say_repeated(name: str) -> None:
 def _with_views(frame: Frame, images: tuple[torch.Tensor, ...], earlier: CameraRig) -> Frame:
     rig = frame.rig
     assert rig is not None and frame.images is not None
-    parts = ("K", "cam_SE3_ref", "image_hw", "image_aug", "time_ns")
-    both = [torch.cat((getattr(rig, name), getattr(earlier, name))) for name in parts]
-    names = rig.names + tuple(name + EARLIER for name in earlier.names)
-    return replace(frame, images=frame.images + images, rig=CameraRig(names, *both))
+    return replace(frame, images=frame.images + images, rig=rig.beside(earlier, EARLIER))
