@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,23 @@ def peak_mb(way: Callable[[], Any], device: str) -> float:
     before = _status_kb(status, "VmRSS")
     way()
     return max(0.0, (_status_kb(status, "VmHWM") - before) / 1e3)
+
+
+def tensor_peak_mb(way: Callable[[], Any]) -> float:
+    """Memory in MB of the tensors on the CPU that a call holds at its peak beyond those before.
+
+    Counted from PyTorch's allocations, so the same in every run and every order of measuring; what
+    other libraries and PyTorch's convolutions take for themselves is not in it.
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        way()
+    assert profiler.profiler is not None
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak / 1e6
 
 
 def _status_kb(status: Path, field: str) -> float:
