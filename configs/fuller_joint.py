@@ -22,26 +22,14 @@ from typing import Literal
 
 from torch import nn
 
+from configs._balancing import RuleName, Tasks, make_rule, task_names
 from perception3d.backbones.second import SECOND
-from perception3d.balancing import (
-    Aligned,
-    Balance,
-    CaGrad,
-    Fixed,
-    Fork,
-    GradNorm,
-    ImtlG,
-    Mgda,
-    PcGrad,
-    Rule,
-    Uncertainty,
-    Uniform,
-)
+from perception3d.balancing import Balance, Fork
 from perception3d.datasets.augment import GlobalAugment, ImageAugment
 from perception3d.datasets.locate import DataRoot, locate
 from perception3d.datasets.map_raster import MAP_CLASSES
 from perception3d.datasets.nuscenes import NuScenesFrames
-from perception3d.datasets.nuscenes.map_layers import MapLayers
+from perception3d.datasets.nuscenes.map_layers import MapLayers, SceneWithMap
 from perception3d.datasets.samples import Transform
 from perception3d.datasets.transforms import (
     ClassFilter,
@@ -54,31 +42,21 @@ from perception3d.engine.experiment import Experiment, Precision, Samples
 from perception3d.engine.frame_samples import evaluation_frames, training_frames
 from perception3d.engine.optim import AdamWSettings, CyclicSchedule, GroupRule
 from perception3d.evaluation import Modalities
-from perception3d.evaluation.map_iou import MapIouEvaluator
+from perception3d.evaluation.map_iou import THRESHOLDS, MapIouEvaluator
 from perception3d.evaluation.nuscenes import NuScenesEvaluator
 from perception3d.fusion.concat import ConcatFuser
 from perception3d.heads.bev_map import BevMapHead
 from perception3d.heads.center import NUSCENES_TASKS, CenterHead
 from perception3d.heads.petr_depth import DepthBranch, depth_edges
 from perception3d.heads.petr_lift import DepthLift
-from perception3d.models.fuller import DETECTION, FULLER, SEGMENTATION
+from perception3d.models.fuller import FULLER
 from perception3d.models.image_branch import ImageBranch, resnet_branch
 from perception3d.models.lidar_branch import LidarBranch, pillar_branch, voxel_branch
 from perception3d.nn.fpn import UpsampleConcatNeck
 from perception3d.structures import BEVGrid
 from perception3d.structures.taxonomy import NUSCENES_CLASSES
 
-Tasks = Literal["det,map", "det", "map"]
-RuleName = Literal[
-    "imtl_g", "uniform", "fixed", "uncertainty", "gradnorm", "pcgrad", "mgda", "cagrad", "aligned"
-]
-SizeName = Literal["auto", "town", "published"]
-
-#: Rules that need nothing but the tasks' names.
-RULES: dict[str, Callable[[list[str]], Rule]] = {
-    "imtl_g": ImtlG, "uniform": Uniform, "uncertainty": Uncertainty, "gradnorm": GradNorm,
-    "pcgrad": PcGrad, "mgda": Mgda, "cagrad": CaGrad, "aligned": Aligned,
-}  # fmt: skip
+SizeName = Literal["auto", "town", "study", "published"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +80,7 @@ class Size:
     neck_channels: int
     center_tasks: tuple[int, ...]
     head_channels: int
+    iou_power: float
     light: bool
     map_half_m: float
     map_cell_m: float
@@ -124,8 +103,26 @@ SIZES = {
         image_channels=48, image_hw=(160, 400), image_resize=(0.94, 1.1),
         lifted=14, depth_hidden=32, depth_m=(1.0, 58.0), depth_bins=32,
         fused=48, widths=(48, 64), layers=(1, 1), neck_channels=24,
-        center_tasks=(10,), head_channels=32, light=True,
+        center_tasks=(10,), head_channels=32, iou_power=0.2, light=True,
         map_half_m=40.0, map_cell_m=0.8,
+        sweeps=5,
+        scene=GlobalAugment(
+            rotation_rad=0.3, scale=(1.0, 1.0), flip_x_probability=0.0, flip_y_probability=0.0
+        ),
+        batch_size=1, lr=3e-4, image_lr=0.3, epochs=1,
+    ),
+    "study": Size(
+        half_range_m=40.0, cell_m=0.5,
+        lidar=partial(
+            pillar_branch, max_pillars=(20_000, 20_000), natural=True, depths=(0, 1, 1, 1),
+            widths=(16, 24, 32, 48), out_stages=(1, 2, 3), neck_channels=16, drop_path=0.0,
+        ),
+        image=partial(resnet_branch, depth=18, width=8, stages=(1, 2, 3)),
+        image_channels=32, image_hw=(112, 280), image_resize=(0.66, 0.77),
+        lifted=12, depth_hidden=24, depth_m=(1.0, 58.0), depth_bins=24,
+        fused=32, widths=(32, 48), layers=(1, 1), neck_channels=20,
+        center_tasks=(10,), head_channels=24, iou_power=0.2, light=True,
+        map_half_m=40.0, map_cell_m=1.0,
         sweeps=5,
         scene=GlobalAugment(
             rotation_rad=0.3, scale=(1.0, 1.0), flip_x_probability=0.0, flip_y_probability=0.0
@@ -138,7 +135,7 @@ SIZES = {
         image=resnet_branch, image_channels=256, image_hw=(256, 704), image_resize=(0.38, 0.55),
         lifted=80, depth_hidden=256, depth_m=(1.0, 60.0), depth_bins=118,
         fused=256, widths=(128, 256), layers=(5, 5), neck_channels=256,
-        center_tasks=NUSCENES_TASKS, head_channels=64, light=True,
+        center_tasks=NUSCENES_TASKS, head_channels=64, iou_power=0.5, light=True,
         map_half_m=50.0, map_cell_m=0.5,
         sweeps=10, scene=GlobalAugment(scale=(0.9, 1.1)),
         batch_size=4, lr=1e-4, image_lr=0.1, epochs=20,
@@ -163,7 +160,8 @@ def experiment(
     lr: float | None = None,
     mask_sensors: bool = False,
     balance_classes: bool = True,
-    map_threshold: float = 0.5,
+    map_threshold: float | None = None,
+    map_apply_scale: bool = True,
     ema_decay: float | None = None,
     precision: Precision = "fp32",
     workers: int = 1,
@@ -182,7 +180,8 @@ def experiment(
             tasks that starve.
         data: "auto" takes data/nuscenes when it is there, else the generated town; or a folder.
         val_split: evaluate and predict on this split instead (test, for the leaderboard).
-        size: town (laptop), published, or auto by the data.
+        size: town (laptop), study (smaller still, see tools/study.py), published, or auto by the
+            data.
         epochs: length of the run.
         max_steps: end after this many steps; without epochs it alone decides the length.
         batch_size: samples a step and process.
@@ -190,7 +189,9 @@ def experiment(
         lr: base learning rate; it rises to ten times that during the first 40 % of the run.
         mask_sensors: hide one sensor in half of the samples (masked-modal training).
         balance_classes: show frames with rare classes more often (CBGS).
-        map_threshold: a cell belongs to a class from this probability on.
+        map_threshold: a cell belongs to a class from this probability on; by default each class
+            has its best of 0.35, 0.40, ..., 0.65 (BEVFusion).
+        map_apply_scale: maps grow with points and boxes; BEVFusion's did not.
         ema_decay: evaluate and save averaged weights.
         precision: fp32, bf16 or fp16.
         workers: loader processes.
@@ -218,7 +219,7 @@ def experiment(
         ),
         train=partial(
             training_samples, root, chosen, tasks, seed, balance=balance_classes,
-            masked=mask_sensors,
+            masked=mask_sensors, apply_scale=map_apply_scale,
         ),
         val=partial(validation_samples, root, chosen),
         optimizer=AdamWSettings(
@@ -241,19 +242,6 @@ def experiment(
         evaluate_every=None if evaluate_every < 0 else evaluate_every,
         weights=weights,
     )  # fmt: skip
-
-
-def make_rule(name: RuleName, tasks: list[str], map_weight: float) -> Rule:
-    """The rule between the tasks that are trained.
-
-    Raises:
-        ValueError: a weight that this rule does not take.
-    """
-    if name == "fixed":
-        return Fixed({task: map_weight if task == SEGMENTATION else 1.0 for task in tasks})
-    if map_weight != 1.0:
-        raise ValueError(f"--map-weight is for --rule fixed; found {name}")
-    return RULES[name](tasks)
 
 
 def model(
@@ -281,12 +269,12 @@ def model(
     )
     backbone = SECOND(in_channels=size.fused, widths=size.widths, layers=size.layers)
     neck = UpsampleConcatNeck(size.widths, (size.neck_channels,) * 2, (1, 2))
-    named = {"det": DETECTION, "map": SEGMENTATION}
     detection = CenterHead(
         in_channels=neck.channels,
         grid=lidar.grid,
         tasks=size.center_tasks,
         channels=size.head_channels,
+        iou_power=size.iou_power,
     )
     segmentation = BevMapHead(
         in_channels=neck.channels,
@@ -304,7 +292,7 @@ def model(
         neck=neck,
         detection=detection if "det" in tasks else None,
         segmentation=segmentation if "map" in tasks else None,
-        fork=Fork(make_rule(rule, [named[task] for task in tasks.split(",")], map_weight)),
+        fork=Fork(make_rule(rule, task_names(tasks), map_weight)),
         balance=Balance(("camera", "lidar")) if intra else None,
         map_scale=map_scale,
     )
@@ -317,17 +305,25 @@ def map_grid(size: Size) -> BEVGrid:
 
 
 def training_samples(
-    root: DataRoot, size: Size, tasks: Tasks, seed: int, *, balance: bool, masked: bool
+    root: DataRoot,
+    size: Size,
+    tasks: Tasks,
+    seed: int,
+    *,
+    balance: bool,
+    masked: bool,
+    apply_scale: bool,
 ) -> Samples:
     """Training frames; map, boxes, points and cameras turn together."""
     source = frames(root, root.train_split, size)
     reach = (-size.half_range_m, size.half_range_m)
-    steps: list[Transform] = [map_layers(size, source)] if "map" in tasks else []
-    steps += [MinPointsFilter(1)]
-    if masked:
-        steps.append(ModalMask())
+    steps: list[Transform] = [ModalMask()] if masked else []
+    if "map" in tasks:
+        steps.append(SceneWithMap(size.scene, map_layers(size, source), apply_scale=apply_scale))
+    else:
+        steps.append(size.scene)
     steps += [
-        size.scene,
+        MinPointsFilter(1),
         RangeFilter(x_m=reach, y_m=reach),
         ClassFilter(NUSCENES_CLASSES),
         PointShuffle(),
@@ -346,14 +342,18 @@ def validation_samples(root: DataRoot, size: Size) -> Samples:
 
 def map_layers(size: Size, source: NuScenesFrames) -> MapLayers:
     """The six classes of BEVFusion."""
-    return MapLayers(source, map_grid(size), classes=MAP_CLASSES)
+    return MapLayers(
+        source, map_grid(size), classes=MAP_CLASSES, else_do=" (--tasks det learns boxes alone)"
+    )
 
 
-def map_evaluator(root: DataRoot, size: Size, threshold: float, folder: Path) -> MapIouEvaluator:
-    """Scores maps of the validation split."""
+def map_evaluator(
+    root: DataRoot, size: Size, threshold: float | None, folder: Path
+) -> MapIouEvaluator:
+    """Scores maps of the validation split, as BEVFusion does unless there is one threshold."""
     source = frames(root, root.val_split, size)
     truth = map_layers(size, source).of_token
-    return MapIouEvaluator(truth, source.tokens, folder, threshold=threshold)
+    return MapIouEvaluator(truth, source.tokens, folder, threshold=threshold or THRESHOLDS)
 
 
 def frames(root: DataRoot, split: str, size: Size) -> NuScenesFrames:

@@ -7,9 +7,9 @@
 Published, on eight GPUs (one sample each, 50 epochs): IoU 0.856 of the drivable area, 0.490 of
 dividers, 0.463 of vehicles on nuScenes val, with the threshold 0.43 for all. Not trained here. What
 differs: the earlier frame at test is the 15th one back, as it most likely was for these scores
-(their last configuration draws one); emergency vehicles are missing from the layer of vehicles;
-dividers are drawn at fractions of a cell, where theirs have cut coordinates. Images keep their size
-(900 x 1600, padded to 928), so a pass needs a large GPU.
+(their last configuration draws one); emergency vehicles are missing from the layer of vehicles.
+Drivable area and dividers are nuScenes-devkit's masks pixel for pixel, as theirs. Images keep their
+size (900 x 1600, padded to 928), so a pass needs a large GPU.
 
 In the town, maps of 80 x 80 cells of a metre are drawn, each query starting from its part of what
 was lifted. Begun with --start work_dirs/single/weights/last.safetensors (a run that

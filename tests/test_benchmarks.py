@@ -42,3 +42,20 @@ def test_ways_are_run_in_turn() -> None:
     found = timing.compare(ways, runs=3)
     assert order[-6:] == ["a", "b"] * 3
     assert found["a"].least_ms <= found["a"].median_ms
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the devkit's own
+def test_maps_are_equal_to_the_devkits_and_much_faster(
+    tiny_town: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("nuscenes", reason="nuscenes-devkit is not installed")
+    from benchmarks import maps
+
+    out = tmp_path / "maps.json"
+    maps.run(data=str(tiny_town), split="town_val", patches=6, out=out)
+    compared = json.loads(out.read_text())["compared"]
+    assert compared["patches"] + compared["devkit_failed"] == 6
+    assert compared["equal"] == compared["patches"] > 0
+    assert compared["median_ratio"] > 5
+    assert "equal pixel for pixel: " in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Measures parts of the project: ``python tools/bench.py data|town|ops|model --help``."""
+"""Measures parts of the project: ``python tools/bench.py data|town|ops|maps|model --help``."""
 
 from __future__ import annotations
 
@@ -162,6 +162,32 @@ class Ops:
 
 
 @dataclass(frozen=True)
+class Maps:
+    """Rasters of the map expansion against nuScenes-devkit's, patch by patch, processor time.
+
+    Attributes:
+        data: "auto", "nuscenes", "town" or the folder of a data set, with maps.
+        split: split to read; that of training by default.
+        patches: how many, spread over the split.
+        out: JSON file; a date below ``work_dirs/bench`` by default.
+    """
+
+    data: str = "auto"
+    split: str | None = None
+    patches: int = 100
+    out: Path | None = None
+
+    def run(self) -> None:
+        """Print a table and write the file."""
+        _find_benchmarks()
+        from benchmarks.maps import run
+
+        run(
+            data=self.data, split=self.split, patches=self.patches, out=self.out or _dated("maps")
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Balancing:
     """Training steps of the joint model with several rules between tasks, in one run.
 
@@ -210,7 +236,7 @@ def _report(name: str, read: Callable[[int, int], object], numbers: np.ndarray) 
     print(f"  {name:24s} {1 / median:8.1f} frames/s a core {1e3 * median:8.1f} ms CPU a frame")
 
 
-BENCHES = {"data": Data, "town": Town, "ops": Ops, "balancing": Balancing}
+BENCHES = {"data": Data, "town": Town, "ops": Ops, "maps": Maps, "balancing": Balancing}
 
 
 def main() -> None:

@@ -19,6 +19,38 @@ AREA_BELOW = 0.45
 
 
 @dataclass(frozen=True)
+class SceneChange:
+    """One change of a scene about the origin of ``ref``: new = mirror(scale * turn(old) + shift).
+
+    Attributes:
+        yaw_rad: of the turn.
+        scale: factor.
+        shift_m: along x, y, z.
+        flip_x, flip_y: mirror x -> -x, y -> -y.
+    """
+
+    yaw_rad: float = 0.0
+    scale: float = 1.0
+    shift_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    flip_x: bool = False
+    flip_y: bool = False
+
+    def unmirrored(self) -> Tensor:
+        """(4, 4) float64 from old to new places, without the mirror."""
+        c, s = math.cos(self.yaw_rad), math.sin(self.yaw_rad)
+        T = torch.eye(4, dtype=torch.float64)
+        T[:2, :2] = torch.tensor([[c, -s], [s, c]], dtype=torch.float64)
+        T[:3, :3] *= self.scale
+        T[:3, 3] = torch.tensor(self.shift_m, dtype=torch.float64)
+        return T
+
+    def matrix(self) -> Tensor:
+        """(4, 4) float64 ``new_T_ref`` from old to new places."""
+        signs = [-1.0 if flip else 1.0 for flip in (self.flip_x, self.flip_y)]
+        return torch.tensor([*signs, 1.0, 1.0], dtype=torch.float64)[:, None] * self.unmirrored()
+
+
+@dataclass(frozen=True)
 class GlobalAugment:
     """Turn, scale, shift and mirror the whole scene about the origin of ``ref``, in this order.
 
@@ -45,33 +77,35 @@ class GlobalAugment:
 
     def __call__(self, frame: Frame, rng: np.random.Generator) -> Frame:
         """The frame after a random change."""
+        return change_scene(frame, self.draw(rng))
+
+    def draw(self, rng: np.random.Generator) -> SceneChange:
+        """A random change."""
         yaw = float(rng.uniform(-self.rotation_rad, self.rotation_rad))
         scale = float(rng.uniform(*self.scale))
-        shift = rng.normal(0.0, self.translation_std_m)
+        x, y, z = (float(v) for v in rng.normal(0.0, self.translation_std_m))
         flip_x, flip_y = rng.random(2) < (self.flip_x_probability, self.flip_y_probability)
-        return transform_scene(frame, yaw, scale, shift, bool(flip_x), bool(flip_y))
+        return SceneChange(yaw, scale, (x, y, z), bool(flip_x), bool(flip_y))
 
 
 def transform_scene(
     frame: Frame, yaw_rad: float, scale: float, shift_m: np.ndarray, flip_x: bool, flip_y: bool
 ) -> Frame:
-    """The change that :class:`GlobalAugment` draws: new = flip(scale * rotate(old) + shift)."""
-    flip = torch.diag(
-        torch.tensor([-1.0 if flip_x else 1.0, -1.0 if flip_y else 1.0, 1.0]).double()
-    )
-    c, s = math.cos(yaw_rad), math.sin(yaw_rad)
-    R = torch.tensor([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
-    new_T_ref = torch.eye(4, dtype=torch.float64)
-    new_T_ref[:3, :3] = scale * flip @ R
-    new_T_ref[:3, 3] = flip @ torch.as_tensor(shift_m, dtype=torch.float64)
+    """:func:`change_scene` by plain numbers."""
+    x, y, z = (float(v) for v in shift_m)
+    return change_scene(frame, SceneChange(yaw_rad, scale, (x, y, z), flip_x, flip_y))
 
+
+def change_scene(frame: Frame, change: SceneChange) -> Frame:
+    """The frame after a change; a map that is there already is resampled (:func:`_moved_map`)."""
+    new_T_ref = change.matrix()
     points, rig, boxes = frame.points, frame.rig, frame.boxes
     if points is not None:
         points = cloud_of(_moved_rows(rows_of(points), new_T_ref.numpy()), points.ring)
     if rig is not None:
         rig = replace(rig, cam_SE3_ref=rig.cam_SE3_ref @ torch.linalg.inv(new_T_ref))
     if boxes is not None:
-        boxes = _moved_boxes(boxes, new_T_ref, scale)
+        boxes = _moved_boxes(boxes, new_T_ref, change.scale)
     return replace(
         frame,
         points=points,
@@ -105,7 +139,10 @@ def _moved_boxes(boxes: Boxes3D, new_T_ref: Tensor, scale: float) -> Boxes3D:
 
 
 def _moved_map(raster: MapRaster, new_T_ref: Tensor) -> MapRaster:
-    """Every cell takes what lay under its centre; from outside the old grid comes no class."""
+    """Every cell takes what lay under its centre; from outside the old grid comes no class.
+
+    Where the shapes are at hand, ``SceneWithMap`` draws them anew instead: exact, up to the border.
+    """
     inverse = torch.linalg.inv(new_T_ref)
     centers = raster.grid.centers_m().double().flatten(0, 1)
     # The raster is a ground plan: height plays no part.

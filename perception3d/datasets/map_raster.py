@@ -1,11 +1,19 @@
-"""The nuScenes map expansion (polygons and lines of a city) as a raster around one frame."""
+"""The nuScenes map expansion (polygons and lines of a city) as a raster around one frame.
+
+Drawn as published (BEVFusion, arXiv 2205.13542; PETRv2): pixel for pixel the masks of
+nuScenes-devkit (:mod:`perception3d.datasets.map_patch`) for a patch whose middle is the LiDAR's
+place and whose angle is the yaw of its x axis. What this leaves out: roll and pitch (on a slope of
+2 degrees the ground 50 m away is drawn less than 10 cm off), and half a cell: corners are rounded
+to cells, so an area begins at the cell nearest to its border and ends one cell after the other.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -14,8 +22,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from perception3d import fast_json
+from perception3d.datasets.augment import SceneChange
 from perception3d.structures import SE3, BEVGrid, Boxes3D, MapRaster
 from perception3d.structures.taxonomy import NUSCENES_CLASSES
+
+if TYPE_CHECKING:  # shapely is loaded by who draws maps
+    from perception3d.datasets.map_patch import MapShapes, Patch
 
 Array = NDArray[Any]
 
@@ -30,32 +42,16 @@ VEHICLE_CLASSES = (
 )  # fmt: skip
 
 _DIVIDERS = ("road_divider", "lane_divider")
-#: cv2 draws at fractions of a pixel of 1 / 2 ** this.
-_SUBPIXEL_BITS = 8
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A polygon, with holes, or a line; global metres.
-
-    Attributes:
-        outline: (N, 2) x, y.
-        holes: (M, 2) each.
-        low, high: (2,) corners of the bounding box.
-    """
-
-    outline: Array
-    holes: tuple[Array, ...]
-    low: Array
-    high: Array
+#: Of the corners of a box.
+_BOTTOM_FACE = slice(0, 4)
 
 
 @dataclass(frozen=True)
 class MapExpansion:
-    """Shapes of every class of one location."""
+    """Shapes of every class of one location; layer k of them is class k of MAP_CLASSES."""
 
     location: str
-    shapes: dict[str, tuple[Shape, ...]]
+    shapes: MapShapes
 
 
 @lru_cache(maxsize=8)
@@ -63,42 +59,35 @@ def read_map(root: Path, location: str) -> MapExpansion:
     """Read ``maps/expansion/<location>.json`` (version 1.3 or later); kept for later calls.
 
     Raises:
-        FileNotFoundError: there is no such file; lists what is there.
+        FileNotFoundError: there is no such file; names the download.
         ValueError: the file is no map expansion.
+    """
+    path = expansion_file(root, location)
+    try:
+        return MapExpansion(location, _shapes(fast_json.loads(path.read_bytes())))
+    except (fast_json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is no nuScenes map expansion of version 1.3 or later: {error!r}; unpack it "
+            "again"
+        ) from None
+
+
+def expansion_file(root: Path, location: str) -> Path:
+    """Where the map of a location lies.
+
+    Raises:
+        FileNotFoundError: there is no such file; names the download.
     """
     folder = root / "maps" / "expansion"
     path = folder / f"{location}.json"
     if not path.is_file():
         found = ", ".join(sorted(p.stem for p in folder.glob("*.json"))) or "none"
         raise FileNotFoundError(
-            f"map expansion {path} is missing (found: {found}); unpack the nuScenes map expansion "
-            f"pack v1.3 into {root / 'maps'}, or ask for no map"
+            f"map expansion {path} is missing (found: {found}); download the nuScenes map "
+            "expansion pack v1.3 (nuScenes-map-expansion-v1.3.zip, nuscenes.org) and unpack it "
+            f"into {root / 'maps'}, or ask for no map"
         )
-    try:
-        tables = fast_json.loads(path.read_bytes())
-        nodes = {node["token"]: (node["x"], node["y"]) for node in tables["node"]}
-        polygons = {row["token"]: _polygon(row, nodes) for row in tables["polygon"]}
-        lines = {row["token"]: row["node_tokens"] for row in tables["line"]}
-        shapes: dict[str, tuple[Shape, ...]] = {}
-        for name in MAP_CLASSES[:-1]:
-            parts = [
-                polygons[token]
-                for row in tables[name]
-                for token in row.get("polygon_tokens", [row.get("polygon_token")])
-            ]
-            shapes[name] = tuple(shape for shape in parts if shape is not None)
-        dividers = [lines[row["line_token"]] for name in _DIVIDERS for row in tables[name]]
-        shapes["divider"] = tuple(
-            _shape(np.array([nodes[n] for n in tokens], np.float64))
-            for tokens in dividers
-            if tokens
-        )
-    except (fast_json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is no nuScenes map expansion of version 1.3 or later: {error!r}; unpack it "
-            "again"
-        ) from None
-    return MapExpansion(location, shapes)
+    return path
 
 
 def rasterize(
@@ -107,18 +96,22 @@ def rasterize(
     grid: BEVGrid,
     classes: tuple[str, ...] = MAP_CLASSES,
     *,
-    line_cells: int = 1,
+    line_cells: int = 2,
+    change: SceneChange | None = None,
+    apply_scale: bool = True,
 ) -> MapRaster:
     """Draw the map around a frame.
-
-    The map is flat at height 0 of the global frame; ``ref`` may be tilted against it.
 
     Args:
         expansion: shapes of the frame's location.
         global_SE3_ref: pose of the frame.
         grid: cells in ``ref``.
         classes: out of MAP_CLASSES, in the order of the raster.
-        line_cells: thickness of dividers.
+        line_cells: thickness of dividers; published 2.
+        change: of the scene about the origin of ``ref``: the map is drawn where the changed frame
+            lies, then mirrored, so that it fits points and boxes after the same change.
+        apply_scale: the map grows with the scene. BEVFusion's did not (its issue 439): the patch
+            keeps its size, and at 50 m a scale of 1.1 puts the map 5 m off.
 
     Raises:
         ValueError: an unknown class.
@@ -126,83 +119,125 @@ def rasterize(
     unknown = [name for name in classes if name not in MAP_CLASSES]
     if unknown:
         raise ValueError(f"map classes {unknown} do not exist; there are {', '.join(MAP_CLASSES)}")
-    ref_SE3_global = global_SE3_ref.inverse()
-    R = ref_SE3_global.rotation.numpy()[:2, :2]
-    t = ref_SE3_global.translation_m.numpy()[:2]
-    origin = np.array([grid.x_m[0], grid.y_m[0]])
-    here = global_SE3_ref.translation_m.numpy()[:2]
-    reach = float(np.abs([*grid.x_m, *grid.y_m]).max()) * 2**0.5
-
-    def cells(xy: Array) -> Array:
-        """Fixed-point pixels; cell 0's centre is pixel 0."""
-        pixels = (xy @ R.T + t - origin) / grid.cell_m - 0.5
-        return np.round(pixels * 2**_SUBPIXEL_BITS).astype(np.int32)
-
-    mask = np.zeros((len(classes), grid.ny, grid.nx), np.uint8)
-    for layer, name in zip(mask, classes):
-        for shape in expansion.shapes[name]:
-            if (shape.low > here + reach).any() or (shape.high < here - reach).any():
-                continue
-            outline = cells(shape.outline)
-            if name == "divider":
-                cv2.polylines(layer, [outline], False, (1,), line_cells, cv2.LINE_8, _SUBPIXEL_BITS)
-            elif shape.holes:
-                # Drawn apart: a hole must not erase what another polygon has drawn there.
-                alone = np.zeros_like(layer)
-                cv2.fillPoly(alone, [outline], (1,), cv2.LINE_8, _SUBPIXEL_BITS)
-                for hole in shape.holes:
-                    cv2.fillPoly(alone, [cells(hole)], (0,), cv2.LINE_8, _SUBPIXEL_BITS)
-                layer |= alone
-            else:
-                cv2.fillPoly(layer, [outline], (1,), cv2.LINE_8, _SUBPIXEL_BITS)
-    return MapRaster(torch.from_numpy(mask).bool(), tuple(classes), grid)
+    patch = patch_around(global_SE3_ref, grid, change, apply_scale=apply_scale)
+    layers = [MAP_CLASSES.index(name) for name in classes]
+    mask = torch.from_numpy(expansion.shapes.draw(patch, layers, line_cells)).bool()
+    if change is not None:
+        mirrored = [axis for axis, flip in ((-1, change.flip_x), (-2, change.flip_y)) if flip]
+        mask = mask.flip(mirrored)
+    return MapRaster(mask, tuple(classes), grid)
 
 
-def draw_vehicles(boxes: Boxes3D, grid: BEVGrid, *, ego_SE3_ref: SE3 | None = None) -> Tensor:
-    """Ground plans of all vehicles (LSS, arXiv 2008.05711; PETR takes them so).
+def patch_around(
+    global_SE3_ref: SE3,
+    grid: BEVGrid,
+    change: SceneChange | None = None,
+    *,
+    apply_scale: bool = True,
+) -> Patch:
+    """The part of the map under a grid, before any mirror; arguments as :func:`rasterize`."""
+    from perception3d.datasets.map_patch import Patch
+
+    T, x_m, y_m, scale = global_SE3_ref.matrix(), grid.x_m, grid.y_m, 1.0
+    if change is not None:
+        T = T @ torch.linalg.inv(change.unmirrored())
+        x_m = (-x_m[1], -x_m[0]) if change.flip_x else x_m
+        y_m = (-y_m[1], -y_m[0]) if change.flip_y else y_m
+        scale = change.scale if apply_scale else 1.0
+    yaw = math.atan2(float(T[1, 0]), float(T[0, 0]))
+    middle = (x_m[0] + x_m[1]) / 2 / scale, (y_m[0] + y_m[1]) / 2 / scale
+    c, s = math.cos(yaw), math.sin(yaw)
+    return Patch(
+        center_m=(
+            float(T[0, 3]) + c * middle[0] - s * middle[1],
+            float(T[1, 3]) + s * middle[0] + c * middle[1],
+        ),
+        angle_deg=yaw / math.pi * 180,
+        size_m=((x_m[1] - x_m[0]) / scale, (y_m[1] - y_m[0]) / scale),
+        shape=(grid.ny, grid.nx),
+    )
+
+
+def draw_vehicles(
+    boxes: Boxes3D,
+    grid: BEVGrid,
+    *,
+    ego_SE3_ref: SE3 | None = None,
+    change: SceneChange | None = None,
+) -> Tensor:
+    """Ground plans of all vehicles, corners rounded to cells (LSS, arXiv 2008.05711; PETR takes
+    them so).
 
     Police cars and ambulances are missing: boxes of ignored categories do not say what they are.
 
     Args:
         boxes: in ``ref``, whatever is seen of them.
         grid: cells in ``ref``.
-        ego_SE3_ref: None draws in ``ref``. Published is the vehicle's own frame, turned to the
-            LiDAR's axes (x right, y forward): give its pose for that.
+        ego_SE3_ref: None draws in ``ref``. Published is the vehicle's own frame (x forward, y
+            left), turned to the LiDAR's axes after drawing: give its pose for that.
+        change: of the scene, to draw the boxes after it.
 
     Returns:
         (ny, nx) bool.
     """
     labels = torch.tensor([NUSCENES_CLASSES.index(name) for name in VEHICLE_CLASSES])
-    corners = boxes.select(torch.isin(boxes.label, labels)).corners()
+    bottom = boxes.select(torch.isin(boxes.label, labels)).corners()[:, _BOTTOM_FACE].double()
+    plan = bottom[..., :2]
     if ego_SE3_ref is not None:
-        forward_left = ego_SE3_ref.apply(corners.double().flatten(0, 1))
-        right_forward = torch.stack((-forward_left[:, 1], forward_left[:, 0]), dim=-1)
-        plan = right_forward.unflatten(0, (-1, 8))
-    else:
-        plan = corners[..., :2].double()
-    origin = np.array([grid.x_m[0], grid.y_m[0]])
-    pixels = (plan.numpy() - origin) / grid.cell_m - 0.5
+        forward_left = ego_SE3_ref.apply(bottom.flatten(0, 1)).unflatten(0, (-1, 4))
+        plan = torch.stack((-forward_left[..., 1], forward_left[..., 0]), dim=-1)
+    if change is not None:
+        new_T_ref = change.matrix()[:, [0, 1, 3]][:2]
+        plan = plan @ new_T_ref[:, :2].T + new_T_ref[:, 2]
+    x, y = plan.numpy()[..., 0], plan.numpy()[..., 1]
+    rows = np.round((y - grid.y_m[0]) / grid.cell_m)
+    if ego_SE3_ref is None:
+        columns = np.round((x - grid.x_m[0]) / grid.cell_m)
+    else:  # counted from the left, as drawn in the vehicle's frame
+        columns = grid.nx - 1 - np.round((grid.x_m[1] - x) / grid.cell_m)
     mask = np.zeros((grid.ny, grid.nx), np.uint8)
-    for points in np.round(pixels * 2**_SUBPIXEL_BITS).astype(np.int32):
-        # Eight corners of an upright box are four places; the hull orders them.
-        hull = cv2.convexHull(points)
-        cv2.fillPoly(mask, [hull], (1,), cv2.LINE_8, _SUBPIXEL_BITS)
+    for corners in np.stack((columns, rows), axis=-1).astype(np.int32):
+        cv2.fillPoly(mask, [corners], (1,))
     return torch.from_numpy(mask).bool()
 
 
-def _polygon(row: dict[str, Any], nodes: dict[str, tuple[float, float]]) -> Shape | None:
-    """A polygon; None for the empty ones that the files hold."""
-    if len(row["exterior_node_tokens"]) < 3:
-        return None
-    holes = [
-        np.array([nodes[n] for n in hole["node_tokens"]], np.float64)
-        for hole in row["holes"]
-        if len(hole["node_tokens"]) >= 3
-    ]
-    return _shape(
-        np.array([nodes[n] for n in row["exterior_node_tokens"]], np.float64), tuple(holes)
-    )
+def _shapes(tables: dict[str, Any]) -> MapShapes:
+    """Shapes of all classes, in the order of the tables.
 
+    Left out as in the devkit: empty ones, and polygons that cross themselves (but for the drivable
+    area, where it asks not).
+    """
+    import shapely
 
-def _shape(outline: Array, holes: tuple[Array, ...] = ()) -> Shape:
-    return Shape(outline, holes, outline.min(axis=0), outline.max(axis=0))
+    from perception3d.datasets.map_patch import MapShapes
+
+    nodes = {node["token"]: (node["x"], node["y"]) for node in tables["node"]}
+
+    def ring(tokens: list[str]) -> list[tuple[float, float]]:
+        return [nodes[token] for token in tokens]
+
+    polygons = {
+        row["token"]: shapely.Polygon(
+            ring(row["exterior_node_tokens"]),
+            [ring(h["node_tokens"]) for h in row["holes"] if len(h["node_tokens"]) >= 3],
+        )
+        for row in tables["polygon"]
+        if len(row["exterior_node_tokens"]) >= 3
+    }
+    lines = {
+        row["token"]: shapely.LineString(ring(row["node_tokens"]))
+        for row in tables["line"]
+        if len(row["node_tokens"]) >= 2
+    }
+    layers = []
+    for name in MAP_CLASSES[:-1]:
+        tokens = [
+            token
+            for row in tables[name]
+            for token in row.get("polygon_tokens", [row.get("polygon_token")])
+        ]
+        layer = [polygons[token] for token in tokens if token in polygons]
+        layers.append([p for p in layer if name == "drivable_area" or p.is_valid])
+    tokens = [row["line_token"] for name in _DIVIDERS for row in tables[name]]
+    layers.append([lines[token] for token in tokens if token in lines])
+    return MapShapes.build(layers)

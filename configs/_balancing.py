@@ -1,0 +1,50 @@
+"""Knobs of joint training that several configs share: tasks, and the rules between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from perception3d.balancing import (
+    Aligned,
+    CaGrad,
+    Fixed,
+    GradNorm,
+    ImtlG,
+    Mgda,
+    PcGrad,
+    Rule,
+    Uncertainty,
+    Uniform,
+)
+from perception3d.models.fuller import DETECTION, SEGMENTATION
+
+Tasks = Literal["det,map", "det", "map"]
+RuleName = Literal[
+    "imtl_g", "uniform", "fixed", "uncertainty", "gradnorm", "pcgrad", "mgda", "cagrad", "aligned"
+]
+
+#: Rules that need nothing but the tasks' names.
+RULES: dict[str, Callable[[list[str]], Rule]] = {
+    "imtl_g": ImtlG, "uniform": Uniform, "uncertainty": Uncertainty, "gradnorm": GradNorm,
+    "pcgrad": PcGrad, "mgda": Mgda, "cagrad": CaGrad, "aligned": Aligned,
+}  # fmt: skip
+
+
+def task_names(tasks: Tasks) -> list[str]:
+    """Names of the tasks in losses and rules."""
+    named = {"det": DETECTION, "map": SEGMENTATION}
+    return [named[task] for task in tasks.split(",")]
+
+
+def make_rule(name: RuleName, tasks: list[str], map_weight: float) -> Rule:
+    """The rule between the tasks that are trained.
+
+    Raises:
+        ValueError: a weight that this rule does not take.
+    """
+    if name == "fixed":
+        return Fixed({task: map_weight if task == SEGMENTATION else 1.0 for task in tasks})
+    if map_weight != 1.0:
+        raise ValueError(f"--map-weight is for --rule fixed; found {name}")
+    return RULES[name](tasks)
