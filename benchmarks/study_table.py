@@ -1,0 +1,137 @@
+"""Tables of a study: mean and standard error over seeds, and what may be claimed.
+
+A gain is the mean, over seeds, of the difference to another arm of the same seed, which had the
+same first weights and samples; its standard error is that of those differences. It is claimed where
+it is more than twice as large.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.study import ARMS, SETTINGS, UNBALANCED_ARMS, read_row
+
+Row = Mapping[str, Any]
+
+#: Column -> where it stands in a row. "off": without that sensor.
+COLUMNS: dict[str, Callable[[Row], float | None]] = {
+    "mAP": lambda row: row["scores"]["all sensors"].get("mAP"),
+    "NDS": lambda row: row["scores"]["all sensors"].get("NDS"),
+    "mIoU": lambda row: row["scores"]["all sensors"].get("mIoU"),
+    "mAP, LiDAR off": lambda row: row["scores"]["lidar"].get("mAP"),
+    "mIoU, LiDAR off": lambda row: row["scores"]["lidar"].get("mIoU"),
+    "mAP, cameras off": lambda row: row["scores"]["cameras"].get("mAP"),
+    "mIoU, cameras off": lambda row: row["scores"]["cameras"].get("mIoU"),
+}
+#: How a run went: lengths of gradients, cosine between tasks, share of clipped steps, costs.
+FIGURES: dict[str, Callable[[Row], float | None]] = {
+    "|det| / |map|": lambda row: _ratio(row, "norm/detection", "norm/segmentation"),
+    "cosine": lambda row: row["gradients"].get("cosine/detection segmentation"),
+    "weight of map": lambda row: row["gradients"].get("weight/segmentation"),
+    "|cam| / |LiDAR|": lambda row: _ratio(row, "modality_norm/camera", "modality_norm/lidar"),
+    "clipped": lambda row: row["gradients"].get("clip/rate"),
+    "CPU s a step": lambda row: row["cpu_s_a_step"],
+    "peak MB": lambda row: row["peak_mb"],
+}
+#: What is compared with what.
+REFERENCES = ("plain sum", "detection alone", "map alone")
+GAINS = ("mAP", "NDS", "mIoU", "mIoU, LiDAR off", "mIoU, cameras off")
+
+
+def report(folder: Path) -> str:
+    """All tables of a study, as Markdown.
+
+    Raises:
+        ValueError: there is no row.
+    """
+    rows = [read_row(path) for path in sorted((folder / "rows").glob("*.json"))]
+    if not rows:
+        raise ValueError(f"{folder} has no rows yet; run the study first")
+    parts = []
+    for setting in SETTINGS:
+        found = by_arm(rows, setting)
+        if found:
+            title = f"### {setting}: {_seeds(found)}"
+            parts += [title, table(found, COLUMNS), table(found, FIGURES), claims(found)]
+    return "\n\n".join(parts)
+
+
+def by_arm(rows: Sequence[Row], setting: str) -> dict[str, dict[int, Row]]:
+    """Arm -> seed -> row of a setting, in the study's order.
+
+    Detection alone does not know of the map's loss: every setting has the same.
+    """
+    found: dict[str, dict[int, Row]] = {arm: {} for arm in [*ARMS, *UNBALANCED_ARMS]}
+    for row in rows:
+        cell = row["cell"]
+        if cell["setting"] == setting or cell["arm"] == "detection alone":
+            found[cell["arm"]][cell["seed"]] = row
+    filled = {arm: seeds for arm, seeds in found.items() if seeds}
+    return {} if set(filled) <= {"detection alone"} else filled
+
+
+def table(
+    found: Mapping[str, Mapping[int, Row]], columns: Mapping[str, Callable[[Row], float | None]]
+) -> str:
+    """Markdown: an arm a line, mean +- standard error over its seeds."""
+    lines = ["| arm | " + " | ".join(columns) + " |", "| --- |" + " --- |" * len(columns)]
+    for arm, seeds in found.items():
+        cells = [spread([get(row) for row in seeds.values()]) for get in columns.values()]
+        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def claims(found: Mapping[str, Mapping[int, Row]]) -> str:
+    """What is more than twice its standard error away from a reference arm, seed by seed."""
+    lines = ["Differences of more than two standard errors (same seeds, paired):", ""]
+    for reference in REFERENCES:
+        for arm, seeds in found.items():
+            if arm == reference or reference not in found:
+                continue
+            both = sorted(set(seeds) & set(found[reference]))
+            for name in GAINS:
+                pairs = [
+                    (COLUMNS[name](seeds[k]), COLUMNS[name](found[reference][k])) for k in both
+                ]
+                gains = [a - b for a, b in pairs if a is not None and b is not None]
+                if (verdict := significant(gains)) is not None:
+                    lines.append(f"* {arm} against {reference}: {name} {verdict}")
+    return "\n".join(lines if len(lines) > 2 else [*lines, "* none"])
+
+
+def significant(gains: Sequence[float]) -> str | None:
+    """ "+0.031 +- 0.004" where that is more than two standard errors; None elsewhere."""
+    if len(gains) < 2:
+        return None
+    mean, error = statistics.fmean(gains), standard_error(gains)
+    return f"{mean:+.3f} +- {error:.3f}" if abs(mean) > 2 * error else None
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Of the mean."""
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def spread(values: Sequence[float | None]) -> str:
+    """Mean +- standard error of what is there; "-" for nothing."""
+    there = [value for value in values if value is not None and not math.isnan(value)]
+    if not there:
+        return "-"
+    mean = statistics.fmean(there)
+    digits = 0 if abs(mean) >= 100 else 2 if abs(mean) >= 1 else 3
+    text = f"{mean:.{digits}f}"
+    return text if len(there) < 2 else f"{text} +- {standard_error(there):.{digits}f}"
+
+
+def _ratio(row: Row, above: str, below: str) -> float | None:
+    parts = row["gradients"].get(above), row["gradients"].get(below)
+    return None if None in parts or not parts[1] else parts[0] / parts[1]
+
+
+def _seeds(found: Mapping[str, Mapping[int, Row]]) -> str:
+    counts = sorted({len(seeds) for seeds in found.values()})
+    return f"{counts[-1]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
