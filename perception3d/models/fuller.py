@@ -197,5 +197,8 @@ class FULLER(nn.Module):
         found = Prediction.of_batch(batch, decoded)
         if self.segmentation is None or outputs.map is None:
             return found
-        maps, grid = self.segmentation.decode(outputs.map), self.segmentation.map_grid
-        return [replace(one, map_prob=drawn, grid=grid) for one, drawn in zip(found, maps)]
+        head = self.segmentation
+        return [
+            replace(one, map_prob=drawn, grid=head.map_grid, map_classes=head.classes)
+            for one, drawn in zip(found, head.decode(outputs.map))
+        ]

@@ -67,6 +67,7 @@ class PETR(nn.Module):
         head: boxes; None for a model that only draws maps.
         segmentation: maps; None for a model that only detects.
         map_grid: where the maps lie; with ``segmentation``.
+        map_classes: what they show, for those who look at predictions.
         frames: 1 (PETR) or 2 (PETRv2).
         lift: carries the images to a map from above, which queries then start from; None, as
             published, for queries that look at no features.
@@ -84,6 +85,7 @@ class PETR(nn.Module):
         head: PETRHead | None = None,
         segmentation: SegmentationHead | None = None,
         map_grid: BEVGrid | None = None,
+        map_classes: tuple[str, ...] | None = None,
         frames: int = 1,
         lift: TemporalLift | None = None,
         denoising: DenoisingBuilder | None = None,
@@ -116,7 +118,7 @@ class PETR(nn.Module):
         self.queries = queries
         self.head = head
         self.segmentation = segmentation
-        self.map_grid = map_grid
+        self.map_grid, self.map_classes = map_grid, map_classes
         self.frames = frames
         self.lift = lift
         self.only_images = only_images
@@ -253,7 +255,10 @@ class PETR(nn.Module):
         if self.segmentation is None or outputs.map is None:
             return found
         maps = self.segmentation.decode(outputs.map)
-        return [replace(one, map_prob=map_, grid=self.map_grid) for one, map_ in zip(found, maps)]
+        return [
+            replace(one, map_prob=drawn, grid=self.map_grid, map_classes=self.map_classes)
+            for one, drawn in zip(found, maps)
+        ]
 
 
 def _check_lift(lift: TemporalLift | None, frames: int, map_grid: BEVGrid | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from perception3d.datasets.nuscenes.map_layers import PETR_LAYERS
 from perception3d.fusion.petr_position import RayPointCode
 from perception3d.fusion.petr_tokens import PETRTokens
 from perception3d.heads.petr import PETRV2_LOSS, PETRHead, petr_denoising
@@ -77,6 +78,7 @@ def petrv2_segmentation(image: ImageBranch, *, frames: int = 2) -> PETR:
         tokens=_tokens(image, gated=True),
         segmentation=SegmentationHead(decoder=_decoder()),
         map_grid=MAP_GRID,
+        map_classes=PETR_LAYERS,
         frames=frames,
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from perception3d.datasets.nuscenes.map_layers import PETR_LAYERS
 from perception3d.fusion.petr_position import RayPointCode
 from perception3d.fusion.petr_tokens import PETRTokens
 from perception3d.heads.heatmap import HeatmapQueries
@@ -110,6 +111,7 @@ def petr_town(
         if segmentation
         else None,
         map_grid=GRID if segmentation else None,
+        map_classes=PETR_LAYERS if segmentation else None,
         frames=frames,
         lift=TemporalLift(
             lift=DepthLift(

@@ -25,6 +25,7 @@ class Prediction:
         score: (N,) in [0, 1].
         global_SE3_ref, ego_SE3_ref: the sample's poses, for writers.
         map_prob: (K, ny, nx) in [0, 1] on ``grid``, or None.
+        map_classes: K names, where the model knows them.
     """
 
     token: str
@@ -34,6 +35,7 @@ class Prediction:
     ego_SE3_ref: SE3
     map_prob: Tensor | None = None
     grid: BEVGrid | None = None
+    map_classes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         check_tensor("Prediction", "score", self.score, ("N",), floating=True)
@@ -42,6 +44,11 @@ class Prediction:
             if self.grid is None:
                 raise ValueError("Prediction.map_prob needs Prediction.grid")
             check_tensor("Prediction", "map_prob", self.map_prob, ("K", self.grid.ny, self.grid.nx))
+            if self.map_classes is not None and len(self.map_classes) != len(self.map_prob):
+                raise ValueError(
+                    f"Prediction.map_prob has {len(self.map_prob)} layers, map_classes names "
+                    f"{len(self.map_classes)}: {', '.join(self.map_classes)}"
+                )
 
     def to(self, device: torch.device | str) -> Prediction:
         """A copy on another device."""

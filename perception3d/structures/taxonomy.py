@@ -124,4 +124,5 @@ MAP_COLORS = {
     "stop_line": (240, 120, 120),
     "carpark_area": (170, 195, 235),
     "divider": (120, 105, 160),
+    "vehicle": (255, 158, 0),
 }

@@ -104,12 +104,14 @@ def draw_bev(
     size_px: int = 900,
     layout: Literal["side", "overlay"] = "side",
     color_by: Literal["height", "intensity"] = "height",
+    map_threshold: float = 0.5,
 ) -> NDArray[np.uint8]:
     """Draw one sample from above.
 
     Without a prediction there is one panel with the truth; with one there are two side by side,
-    or, in the layout "overlay", one with the truth dashed below the prediction. What the frame
-    lacks is noted in the picture. The vehicle's front points up.
+    or, in the layout "overlay", one with the truth dashed below the prediction. A predicted map
+    lies below the predicted boxes. What the frame lacks is noted in the picture. The vehicle's
+    front points up.
 
     Args:
         frame: The sample; boxes, points, map and all coordinates in `ref`.
@@ -121,6 +123,7 @@ def draw_bev(
         size_px: Side of a panel.
         layout: See above.
         color_by: What the colour of a point tells.
+        map_threshold: A cell of a predicted map is drawn from this probability on.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -147,12 +150,16 @@ def draw_bev(
         for i in range(len(panels))
     ]
     width = len(panels) * (size_px + GAP_PX) - GAP_PX
-    rows = wrap(_legend(frame, classes, predicted, color_by, layout == "overlay"), width)
+    drawn_map = None if prediction is None else predicted_map(prediction, map_threshold)
+    shown = [raster for raster in (frame.map, drawn_map) if raster is not None]
+    names = tuple(dict.fromkeys(name for raster in shown for name in raster.classes))
+    rows = wrap(_legend(frame, classes, names, predicted, color_by, layout == "overlay"), width)
     height = HEADER_PX + size_px + legend_height(rows)
     image = np.full((height, width, 3), PANEL, dtype=np.uint8)
-    ground = _ground(frame, views[0], color_by)
-    for view in views:
+    for (_, boxes), view in zip(panels, views, strict=True):
+        raster = frame.map if drawn_map is None or boxes is None else drawn_map
         left = int(view.left_px)
+        ground = _ground(frame, raster, views[0], color_by)
         image[HEADER_PX : HEADER_PX + size_px, left : left + size_px] = ground
     canvas = Canvas(image)
     for (truth_boxes, predicted_boxes), view in zip(panels, views, strict=True):
@@ -162,6 +169,8 @@ def draw_bev(
         _draw_panel_title(canvas, view, title, frame)
     points = "no points" if frame.points is None else f"{len(frame.points):,} LiDAR points"
     note = f"{points}, {2 * extent_m:g} m from side to side, the vehicle's front points up"
+    if drawn_map is not None:
+        note += f"; map predicted where its probability is \u2265 {map_threshold:g}"
     draw_header(canvas, frame, note)
     draw_legend(canvas, rows, HEADER_PX + size_px)
     return canvas.rgb()
@@ -187,6 +196,7 @@ def _draw_panel(
 def _legend(
     frame: Frame,
     classes: tuple[str, ...],
+    map_classes: tuple[str, ...],
     predicted: BoxArrays | None,
     color_by: str,
     overlay: bool,
@@ -194,20 +204,28 @@ def _legend(
     """Collect what the picture holds: class colours, then lines, map areas and points."""
     keys = line_entries(frame.boxes is not None, predicted is not None, overlay=overlay)
     keys.append(Entry(f"way in {VELOCITY_S:g} s", "arrow", [EGO]))
-    if frame.map is not None:
-        keys += map_entries(frame.map.classes)
+    keys += map_entries(map_classes)
     if frame.points is not None and len(frame.points):
         keys.append(point_entry(color_by))
     return [class_entries(classes, truth_arrays(frame, classes)), keys]
 
 
-def _ground(frame: Frame, view: BevView, color_by: str) -> NDArray[np.uint8]:
+def predicted_map(prediction: Prediction, threshold: float = 0.5) -> MapRaster | None:
+    """The map of a prediction where its probabilities reach a threshold; None where it has none."""
+    if prediction.map_prob is None or prediction.map_classes is None or prediction.grid is None:
+        return None
+    return MapRaster(prediction.map_prob >= threshold, prediction.map_classes, prediction.grid)
+
+
+def _ground(
+    frame: Frame, raster: MapRaster | None, view: BevView, color_by: str
+) -> NDArray[np.uint8]:
     """Paint map and points of a panel: (size, size, 3) uint8."""
     panel = np.empty((view.size_px, view.size_px, 3), dtype=np.uint8)
     panel[:] = BACKGROUND
     local = BevView(view.extent_m, view.size_px, 0.0, 0.0, view.turn)
-    if frame.map is not None:
-        _paint_map(panel, frame.map, local)
+    if raster is not None:
+        _paint_map(panel, raster, local)
     if frame.points is not None and len(frame.points):
         _paint_points(panel, frame.points, local, color_by)
     return panel

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from perception3d.structures import SE3, BEVGrid, MapRaster
-from perception3d.viewer.bev import BevView, draw_bev
+from perception3d.viewer.bev import GAP_PX, BevView, draw_bev, predicted_map
 from perception3d.viewer.canvas import Canvas, write_image
 from perception3d.viewer.colors import BACKGROUND, class_color, height_colors
 from perception3d.viewer.drawable import check_tokens, ego_outline, up_rotation
@@ -96,6 +97,32 @@ def test_map_rows_are_y_and_columns_x(make_frame: Make) -> None:
     assert pixel(image, 9.0, 16.0).sum() > sum(BACKGROUND) + 60
     for x, y in ((16.0, 9.0), (9.0, -16.0), (-9.0, 16.0), (9.0, 14.0), (11.5, 16.0)):
         assert pixel(image, x, y).tolist() == list(BACKGROUND)
+
+
+def test_a_predicted_map_lies_below_predicted_boxes_only(
+    make_frame: Make, make_boxes: Make, make_prediction: Make
+) -> None:
+    grid = BEVGrid((-20.0, 20.0), (-20.0, 20.0), (-5.0, 3.0), 0.5)
+    true = torch.zeros(1, grid.ny, grid.nx, dtype=torch.bool)
+    true[0, 55:65, 55:65] = True  # x and y from 7.5 to 12.5 m
+    frame = make_frame(map=MapRaster(true, ("ped_crossing",), grid))
+    probability = torch.zeros(1, grid.ny, grid.nx)
+    probability[0, 5:15, 55:65] = 0.6  # y from -17.5 to -12.5 m
+    bare = make_prediction(frame, make_boxes((0.0, 15.0, 0.0)), 0.9)
+    drawn = replace(bare, map_prob=probability, grid=grid, map_classes=("ped_crossing",))
+    both = draw(frame, prediction=drawn)
+    other = both[:, 400 + GAP_PX :]
+    light = sum(BACKGROUND) + 60
+    assert pixel(both, 10.0, 10.0).sum() > light and pixel(other, 10.0, -15.0).sum() > light
+    assert pixel(both, 10.0, -15.0).tolist() == list(BACKGROUND)
+    assert pixel(other, 10.0, 10.0).tolist() == list(BACKGROUND)
+    # Without names of its layers, or below the threshold, there is nothing to draw.
+    unnamed = replace(drawn, map_classes=None)
+    assert predicted_map(unnamed) is None and predicted_map(bare) is None
+    high = predicted_map(drawn, 0.7)
+    assert high is not None and not high.mask.any()
+    with pytest.raises(ValueError, match="has 1 layers, map_classes names 2: a, b"):
+        replace(drawn, map_classes=("a", "b"))
 
 
 def test_forward_is_up_where_ref_has_x_forward(make_frame: Make, make_boxes: Make) -> None:
