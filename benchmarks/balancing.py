@@ -22,11 +22,14 @@ WAYS: dict[str, dict[str, Any]] = {
     "plain sum": {"rule": "uniform", "intra": False},
     "IMTL-G": {"rule": "imtl_g", "intra": False},
     "FULLER (IMTL-G, intra)": {"rule": "imtl_g", "intra": True},
+    "FULLER, by the last layer's weights": {
+        "rule": "imtl_g", "intra": True, "measure": "weights",
+    },
     "PCGrad at the fork": {"rule": "pcgrad", "intra": False},
     "MGDA-UB": {"rule": "mgda", "intra": False},
     "CAGrad": {"rule": "cagrad", "intra": False},
     "GradNorm": {"rule": "gradnorm", "intra": False},
-}
+}  # fmt: skip
 #: PCGrad as published: a backward pass a task, through everything that tasks share.
 TWO_PASSES = "PCGrad, a backward pass a task"
 

@@ -42,8 +42,14 @@ ARMS: dict[str, tuple[str, ...]] = {
     "MGDA-UB": ("--rule", "mgda", "--no-intra"),
     "inter (IMTL-G)": ("--rule", "imtl_g", "--no-intra"),
     "intra": ("--rule", "uniform", "--intra"),
+    "inter, by weights": (
+        "--rule", "imtl_g", "--no-intra", "--measure", "weights", "--length", "mean_norm",
+    ),
     "FULLER": ("--rule", "imtl_g", "--intra"),
-}
+    "FULLER, by weights": (
+        "--rule", "imtl_g", "--intra", "--measure", "weights", "--length", "mean_norm",
+    ),
+}  # fmt: skip
 #: Only where the map's loss is a thousandth.
 UNBALANCED_ARMS = ARMS | {"map x 1000": ("--rule", "fixed", "--map-weight", "1000", "--no-intra")}
 

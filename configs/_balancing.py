@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+from torch import nn
+
 from perception3d.balancing import (
     Aligned,
     CaGrad,
     Fixed,
     GradNorm,
     ImtlG,
+    LastLayer,
     Mgda,
     PcGrad,
     Rule,
@@ -23,6 +26,8 @@ Tasks = Literal["det,map", "det", "map"]
 RuleName = Literal[
     "imtl_g", "uniform", "fixed", "uncertainty", "gradnorm", "pcgrad", "mgda", "cagrad", "aligned"
 ]
+
+MeasuredAt = Literal["features", "weights"]
 
 #: Rules that need nothing but the tasks' names.
 RULES: dict[str, Callable[[list[str]], Rule]] = {
@@ -48,3 +53,10 @@ def make_rule(name: RuleName, tasks: list[str], map_weight: float) -> Rule:
     if map_weight != 1.0:
         raise ValueError(f"--map-weight is for --rule fixed; found {name}")
     return RULES[name](tasks)
+
+
+def measured_at(where: MeasuredAt, layer: nn.Module) -> LastLayer | None:
+    """For a fork behind ``layer``: by its convolutions' weights (norms not counted), or None."""
+    if where == "features":
+        return None
+    return LastLayer(layer, weights=[p for p in layer.parameters() if p.ndim > 1])

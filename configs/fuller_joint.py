@@ -22,9 +22,9 @@ from typing import Literal
 
 from torch import nn
 
-from configs._balancing import RuleName, Tasks, make_rule, task_names
+from configs._balancing import MeasuredAt, RuleName, Tasks, make_rule, measured_at, task_names
 from perception3d.backbones.second import SECOND
-from perception3d.balancing import Balance, Fork
+from perception3d.balancing import Balance, Fork, Length
 from perception3d.datasets.augment import GlobalAugment, ImageAugment
 from perception3d.datasets.locate import DataRoot, locate
 from perception3d.datasets.map_raster import MAP_CLASSES
@@ -148,6 +148,8 @@ def experiment(
     tasks: Tasks = "det,map",
     rule: RuleName = "imtl_g",
     intra: bool = True,
+    measure: MeasuredAt = "features",
+    length: Length = "rule",
     map_weight: float = 1.0,
     map_scale: float = 1.0,
     data: str = "auto",
@@ -175,6 +177,10 @@ def experiment(
         tasks: boxes and maps, or one of them.
         rule: between the tasks where they part; imtl_g is our reading of FULLER.
         intra: bring the gradients of camera and LiDAR to one length, as FULLER does.
+        measure: gradients of the tasks, by the shared features (cheap) or by the weights of the
+            last layer before them; the paper's words fit both.
+        length: of the calibrated gradient: the rule's own, that of the plain sum, or the mean of
+            the tasks' (mean_norm).
         map_weight: of the map's loss, with --rule fixed.
         map_scale: what the map's loss is multiplied by before any rule sees it, for studies of
             tasks that starve.
@@ -215,7 +221,8 @@ def experiment(
     return Experiment(
         name=f"fuller_{tasks.replace(',', '_')}_{rule}" + ("" if intra else "_inter") + f"_{name}",
         model=partial(
-            model, chosen, tasks, rule, intra=intra, map_weight=map_weight, map_scale=map_scale
+            model, chosen, tasks, rule, intra=intra, measure=measure, length=length,
+            map_weight=map_weight, map_scale=map_scale,
         ),
         train=partial(
             training_samples, root, chosen, tasks, seed, balance=balance_classes,
@@ -250,6 +257,8 @@ def model(
     rule: RuleName,
     *,
     intra: bool,
+    measure: MeasuredAt,
+    length: Length,
     map_weight: float,
     map_scale: float,
 ) -> nn.Module:
@@ -292,7 +301,11 @@ def model(
         neck=neck,
         detection=detection if "det" in tasks else None,
         segmentation=segmentation if "map" in tasks else None,
-        fork=Fork(make_rule(rule, task_names(tasks), map_weight)),
+        fork=Fork(
+            make_rule(rule, task_names(tasks), map_weight),
+            length=length,
+            measure=measured_at(measure, neck),
+        ),
         balance=Balance(("camera", "lidar")) if intra else None,
         map_scale=map_scale,
     )

@@ -22,7 +22,7 @@ from perception3d.balancing.balance import Balance, BalanceRecord
 from perception3d.balancing.cagrad import CaGrad
 from perception3d.balancing.famo import Famo
 from perception3d.balancing.fixed import Fixed
-from perception3d.balancing.fork import Fork, ForkRecord
+from perception3d.balancing.fork import Fork, ForkRecord, Length
 from perception3d.balancing.fuller_intra import FullerIntra
 from perception3d.balancing.gradnorm import GradNorm
 from perception3d.balancing.hierarchical import Hierarchical
@@ -52,6 +52,7 @@ __all__ = [
     "Hierarchical",
     "ImtlG",
     "LastLayer",
+    "Length",
     "Mgda",
     "ModalityDropout",
     "ModalityRule",

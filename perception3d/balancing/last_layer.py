@@ -6,7 +6,9 @@ text says "the backbone's last layer", which may mean either.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,21 +24,30 @@ class LastLayer:
     weights; the trunk does not. It must run once between two backward passes.
 
     Args:
-        layer: gives one tensor, the features at the fork; without dropout or batch statistics.
+        layer: gives one tensor, the features at the fork, from tensors and lists of them; without
+            dropout. Batch norms count a batch once.
+        weights: of the layer that count; None for all that learn.
         group: sums each task's gradient over the processes, as DistributedDataParallel will.
     """
 
-    def __init__(self, layer: nn.Module, *, group: dist.ProcessGroup | None = None) -> None:
+    def __init__(
+        self,
+        layer: nn.Module,
+        *,
+        weights: Sequence[nn.Parameter] | None = None,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
         self.layer, self.group = layer, group
-        self.weights = [p for p in layer.parameters() if p.requires_grad]
+        counted = layer.parameters() if weights is None else weights
+        self.weights = [p for p in counted if p.requires_grad]
         if not self.weights:
             raise ValueError("the last shared layer has no weights that learn")
-        self._inputs: tuple[Tensor, ...] = ()
+        self._inputs: tuple[Any, ...] = ()
         layer.register_forward_pre_hook(self._keep)
 
-    def _keep(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def _keep(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
         if torch.is_grad_enabled():
-            self._inputs = tuple(tensor.detach() for tensor in inputs)
+            self._inputs = tuple(_each(value, Tensor.detach) for value in inputs)
 
     def __call__(self, gradients: Sequence[Parts | None]) -> Tensor:
         """(T, T) inner products of the gradients by the layer's weights."""
@@ -44,8 +55,9 @@ class LastLayer:
             raise ValueError("the last shared layer was not run before the backward pass")
         like = self.weights[0]
         inputs, self._inputs = self._inputs, ()
-        with torch.enable_grad(), torch.autocast(like.device.type, enabled=False):
-            output = self.layer(*(x.to(like.dtype) for x in inputs))
+        whole = torch.autocast(like.device.type, enabled=False)
+        with torch.enable_grad(), whole, _norms_left_alone(self.layer):
+            output = self.layer(*(_each(value, lambda x: x.to(like.dtype)) for value in inputs))
         by_weights: list[Parts | None] = []
         for parts in gradients:
             if parts is None:
@@ -59,3 +71,23 @@ class LastLayer:
                     dist.all_reduce(tensor, group=self.group)
             by_weights.append(found)
         return gram_matrix(by_weights, self.weights[0])
+
+
+def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A tensor, or a list or tuple of them, changed."""
+    if isinstance(value, (list, tuple)):
+        return [change(tensor) for tensor in value]
+    return change(value)
+
+
+@contextmanager
+def _norms_left_alone(layer: nn.Module) -> Iterator[None]:
+    """Batch norms use the batch's statistics inside, and do not add them to their averages."""
+    norms = [m for m in layer.modules() if getattr(m, "track_running_stats", False) and m.training]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True

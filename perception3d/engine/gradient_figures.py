@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from perception3d.balancing import Balance, Fork, own_group
+from perception3d.balancing import Balance, Fork, LastLayer, own_group
 
 
 def balancing_parts(model: nn.Module) -> list[Fork | Balance]:
@@ -24,7 +24,10 @@ def share_measurements(parts: Sequence[Fork | Balance]) -> None:
     """
     group = own_group() if parts else None
     for part in parts:
-        part.group = group
+        if isinstance(part, Fork) and isinstance(part.measure, LastLayer):
+            part.measure.group = group  # it sums gradients; their products are then the same
+        else:
+            part.group = group
 
 
 def gradient_figures(

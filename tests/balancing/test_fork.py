@@ -20,6 +20,7 @@ from perception3d.balancing import (
     PcGrad,
     Uniform,
 )
+from perception3d.nn.fpn import UpsampleConcatNeck
 from tests.balancing.toys import Joint, batch, gradients, losses
 
 TASKS = ("boxes", "map")
@@ -265,6 +266,34 @@ def test_measured_at_the_last_layer() -> None:
     sum(each()).backward()  # type: ignore[union-attr]
     assert fork.record is not None
     torch.testing.assert_close(fork.record.norm.float(), torch.stack(norms))
+
+
+def test_a_last_layer_of_several_maps_and_norms() -> None:
+    """Weights by those that count; the batch norms take each batch once."""
+    torch.manual_seed(0)
+    neck = UpsampleConcatNeck((3, 4), (2, 2), (1, 2))
+    counted = [p for p in neck.parameters() if p.ndim == 4]
+    fork = Fork(ImtlG(TASKS), measure=LastLayer(neck, weights=counted))
+    maps = [torch.randn(2, 3, 4, 4), torch.randn(2, 4, 2, 2)]
+
+    def each() -> list[Tensor]:
+        first, second = fork(neck(maps))
+        return [(7 * first).square().mean(), second.abs().mean()]
+
+    norms = []
+    for task in range(2):
+        found = torch.autograd.grad(each()[task], counted)
+        norms.append(torch.cat([g.flatten() for g in found]).norm())
+    before = {name: value.clone() for name, value in neck.named_buffers()}
+    sum(each()).backward()  # type: ignore[union-attr]
+    assert fork.record is not None
+    torch.testing.assert_close(fork.record.norm.float(), torch.stack(norms))
+    twin = UpsampleConcatNeck((3, 4), (2, 2), (1, 2))
+    twin.load_state_dict({**dict(neck.named_parameters()), **before})
+    twin(maps)
+    for (name, ours), theirs in zip(neck.named_buffers(), twin.buffers()):
+        assert torch.equal(ours, theirs), name
+    assert all(m.track_running_stats for m in neck.modules() if isinstance(m, nn.BatchNorm2d))
 
 
 def test_state_goes_with_the_model() -> None:
