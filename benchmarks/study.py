@@ -198,10 +198,12 @@ def _make_row(plan: Plan, cell: Cell) -> None:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     rates = [line["samples_per_s"] for line in lines if "samples_per_s" in line]
     steps = lines[-1]["step"]
+    record = json.loads((folder / "run.json").read_text())
     row = {
         "cell": asdict(cell),
         "flags": flags,
-        "commit": json.loads((folder / "run.json").read_text()).get("commit"),
+        "git": record["git"],
+        "data": record["data"],
         "machine": machine(plan.threads, "cpu" if plan.device == "auto" else plan.device),
         "steps": steps,
         "cpu_s_a_step": None if cost["cpu_s"] is None else cost["cpu_s"] / steps,
