@@ -29,10 +29,10 @@ COLUMNS: dict[str, Callable[[Row], float | None]] = {
 }
 #: How a run went: lengths of gradients, cosine between tasks, share of clipped steps, costs.
 FIGURES: dict[str, Callable[[Row], float | None]] = {
-    "|det| / |map|": lambda row: _ratio(row, "norm/detection", "norm/segmentation"),
+    "length, det : map": lambda row: _ratio(row, "norm/detection", "norm/segmentation"),
     "cosine": lambda row: row["gradients"].get("cosine/detection segmentation"),
     "weight of map": lambda row: row["gradients"].get("weight/segmentation"),
-    "|cam| / |LiDAR|": lambda row: _ratio(row, "modality_norm/camera", "modality_norm/lidar"),
+    "camera : LiDAR": lambda row: _ratio(row, "modality_norm/camera", "modality_norm/lidar"),
     "clipped": lambda row: row["gradients"].get("clip/rate"),
     "CPU s a step": lambda row: row["cpu_s_a_step"],
     "peak MB": lambda row: row["peak_mb"],
@@ -134,4 +134,6 @@ def _ratio(row: Row, above: str, below: str) -> float | None:
 
 def _seeds(found: Mapping[str, Mapping[int, Row]]) -> str:
     counts = sorted({len(seeds) for seeds in found.values()})
+    if counts == [1]:
+        return "one seed"
     return f"{counts[-1]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
