@@ -64,6 +64,14 @@ class Size:
     drop_close: CloseRule
     dropout: float
     grid_mask: bool
+    map_half_m: float
+    map_cell_m: float
+    map_side: int
+    map_widths: tuple[int, ...]
+    map_layers: int
+    map_channels: int
+    map_lifted: int
+    map_image_lr: float
     expected: tuple[Expected, ...] = field(default=())
 
 
@@ -94,6 +102,8 @@ SIZES = {
         num_depths=32, sweeps=5, batch_size=1, lr=4e-4, peak_ratio=8.0, decoder_lr=0.2,
         scene_augment=TOWN_AUGMENT, scene_augment_camera=TOWN_AUGMENT, drop_close="all",
         dropout=0.0, grid_mask=False, epochs=1,
+        map_half_m=40.0, map_cell_m=0.8, map_side=25, map_widths=(32, 16), map_layers=1,
+        map_channels=32, map_lifted=32, map_image_lr=0.25,
     ),
     "base": Size(
         half_range_m=54.0, voxel_m=0.15, lidar=pillar_branch, token_stride=1, heat_hidden=64,
@@ -105,6 +115,8 @@ SIZES = {
         num_depths=64, sweeps=11, batch_size=4, lr=1.4e-4, peak_ratio=6.0, decoder_lr=1.0,
         scene_augment=GlobalAugment(), scene_augment_camera=CAMERA_AUGMENT, drop_close="none",
         dropout=0.1, grid_mask=True, epochs=20, masked=True,
+        map_half_m=50.0, map_cell_m=0.5, map_side=25, map_widths=(256, 256, 128), map_layers=6,
+        map_channels=64, map_lifted=64, map_image_lr=1.0,
     ),
 }  # fmt: skip
 

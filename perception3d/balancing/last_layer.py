@@ -85,9 +85,9 @@ def _norms_left_alone(layer: nn.Module) -> Iterator[None]:
     """Batch norms use the batch's statistics inside, and do not add them to their averages."""
     norms = [m for m in layer.modules() if getattr(m, "track_running_stats", False) and m.training]
     for norm in norms:
-        norm.track_running_stats = False
+        setattr(norm, "track_running_stats", False)  # noqa: B010 (to mypy it may be a module)
     try:
         yield
     finally:
         for norm in norms:
-            norm.track_running_stats = True
+            setattr(norm, "track_running_stats", True)  # noqa: B010

@@ -139,6 +139,7 @@ class SegmentationHead(nn.Module):
         *,
         memory_blocked: Tensor | None = None,
         bev: Tensor | None = None,
+        position: Tensor | None = None,
         every_layer: bool = True,
     ) -> MapOutputs:
         """Decode the grid of queries.
@@ -148,6 +149,8 @@ class SegmentationHead(nn.Module):
             memory_blocked: (B, N) bool, True for padding.
             bev: (B, bev_channels, ny, nx) map of the area that the head draws; each query starts
                 from the part that it is to draw.
+            position: (B, side^2, C) codes of the queries' places as the memory's cells have them,
+                added to the head's own; None for those alone (published).
             every_layer: False draws the last layer's maps only, all that prediction needs.
 
         Returns:
@@ -156,9 +159,11 @@ class SegmentationHead(nn.Module):
         Raises:
             ValueError: a map where none is expected, or none where one is.
         """
-        position = self.query_code(self.points).expand(len(memory), -1, -1)
+        place = self.query_code(self.points).expand(len(memory), -1, -1)
+        if position is not None:
+            place = place + position
         features = self.decoder(
-            self._content(bev), position, memory, memory_position, memory_blocked=memory_blocked
+            self._content(bev), place, memory, memory_position, memory_blocked=memory_blocked
         )
         return MapOutputs(self.draw(features if every_layer else features[-1:]))
 
