@@ -17,11 +17,13 @@ from benchmarks.study import ARMS, SETTINGS, UNBALANCED_ARMS, read_row
 
 Row = Mapping[str, Any]
 
-#: Column -> where it stands in a row. "off": without that sensor.
+#: Column -> where it stands in a row. "off": without that sensor. "both tasks": the mean of mAP's
+#: and mIoU's change against the task alone, with the same seed.
 COLUMNS: dict[str, Callable[[Row], float | None]] = {
     "mAP": lambda row: row["scores"]["all sensors"].get("mAP"),
     "NDS": lambda row: row["scores"]["all sensors"].get("NDS"),
     "mIoU": lambda row: row["scores"]["all sensors"].get("mIoU"),
+    "both tasks, %": lambda row: row["change"],
     "mAP, LiDAR off": lambda row: row["scores"]["lidar"].get("mAP"),
     "mIoU, LiDAR off": lambda row: row["scores"]["lidar"].get("mIoU"),
     "mAP, cameras off": lambda row: row["scores"]["cameras"].get("mAP"),
@@ -39,7 +41,7 @@ FIGURES: dict[str, Callable[[Row], float | None]] = {
 }
 #: What is compared with what.
 REFERENCES = ("plain sum", "detection alone", "map alone")
-GAINS = ("mAP", "NDS", "mIoU", "mIoU, LiDAR off", "mIoU, cameras off")
+GAINS = ("mAP", "NDS", "mIoU", "both tasks, %", "mIoU, LiDAR off", "mIoU, cameras off")
 
 
 def report(folder: Path) -> str:
@@ -71,7 +73,12 @@ def by_arm(rows: Sequence[Row], setting: str) -> dict[str, dict[int, Row]]:
         if cell["setting"] == setting or cell["arm"] == "detection alone":
             found[cell["arm"]][cell["seed"]] = row
     filled = {arm: seeds for arm, seeds in found.items() if seeds}
-    return {} if set(filled) <= {"detection alone"} else filled
+    if set(filled) <= {"detection alone"}:
+        return {}
+    return {
+        arm: {seed: {**row, "change": _change(filled, row, seed)} for seed, row in seeds.items()}
+        for arm, seeds in filled.items()
+    }
 
 
 def table(
@@ -125,6 +132,17 @@ def spread(values: Sequence[float | None]) -> str:
     digits = 0 if abs(mean) >= 100 else 2 if abs(mean) >= 1 else 3
     text = f"{mean:.{digits}f}"
     return text if len(there) < 2 else f"{text} +- {standard_error(there):.{digits}f}"
+
+
+def _change(found: Mapping[str, Mapping[int, Row]], row: Row, seed: int) -> float | None:
+    gains = []
+    for alone, name in (("detection alone", "mAP"), ("map alone", "mIoU")):
+        own = row["scores"]["all sensors"].get(name)
+        reference = found.get(alone, {}).get(seed)
+        if own is None or reference is None or not reference["scores"]["all sensors"][name]:
+            return None
+        gains.append(100 * (own / reference["scores"]["all sensors"][name] - 1))
+    return statistics.fmean(gains)
 
 
 def _ratio(row: Row, above: str, below: str) -> float | None:

@@ -47,6 +47,7 @@ def test_only_gains_beyond_two_standard_errors_are_claimed() -> None:
 
 def test_tables_of_a_study(tmp_path: Path) -> None:
     rows = [row("detection alone", 0, mAP=0.5, NDS=0.5), row("detection alone", 1, mAP=0.3)]
+    rows += [row("map alone", 0, mIoU=0.25), row("map alone", 1, mIoU=0.25)]
     for seed in (0, 1):
         shift = 0.01 * seed
         rows.append(row("plain sum", seed, mAP=0.4 + shift, mIoU=0.2 + 3 * shift))
@@ -56,7 +57,8 @@ def test_tables_of_a_study(tmp_path: Path) -> None:
     assert "### natural: 2 seeds" in text and "### map x 0.001: 2 seeds" in text
     lines = text.splitlines()
     assert (
-        "| plain sum | 0.405 +- 0.005 | - | 0.215 +- 0.015 | - | 0.100 +- 0.000 | - | - |" in lines
+        "| plain sum | 0.405 +- 0.005 | - | 0.215 +- 0.015 | -2.83 +- 17.17 | - | 0.100 +- 0.000 "
+        "| - | - |" in lines
     )
     assert "| FULLER | 3.00 +- 0.00 | - | - | - | - | 0.250 +- 0.000 | 700 +- 0 |" in lines
     assert "* FULLER against plain sum: mAP -0.200 +- 0.000" in lines
