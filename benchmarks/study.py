@@ -17,14 +17,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.ops import machine
 from perception3d.engine.files import write_json
 from perception3d.engine.lock import InUseError, locked
+from perception3d.engine.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "configs/fuller_joint.py"
+Device = Literal["cpu", "cuda"]
+
 #: What is dropped after training, for the scores without a sensor.
 DROPS = ("lidar", "cameras")
 
@@ -42,6 +45,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "MGDA-UB": ("--rule", "mgda", "--no-intra"),
     "inter (IMTL-G)": ("--rule", "imtl_g", "--no-intra"),
     "intra": ("--rule", "uniform", "--intra"),
+    "inter, mean length": ("--rule", "imtl_g", "--no-intra", "--length", "mean_norm"),
     "inter, by weights": (
         "--rule", "imtl_g", "--no-intra", "--measure", "weights", "--length", "mean_norm",
     ),
@@ -92,13 +96,13 @@ class Plan:
         out: folder of the study.
         common: flags of the config for every run (size, steps, data).
         threads: of PyTorch in each process.
-        device: auto, cpu or cuda.
+        device: cpu or cuda.
     """
 
     out: Path
     common: tuple[str, ...]
     threads: int
-    device: str
+    device: Device
 
     def row(self, cell: Cell) -> Path:
         """File of a finished run's row."""
@@ -117,28 +121,33 @@ def cells(settings: Sequence[str], arms: Sequence[str], seeds: Sequence[int]) ->
         seeds: of weights, order and augmentation.
 
     Raises:
-        ValueError: an unknown name; lists the known ones.
+        ValueError: an unknown name, or an arm that no setting has; lists the known ones.
     """
     known = list(UNBALANCED_ARMS)
     for asked, names, what in ((settings, list(SETTINGS), "setting"), (arms, known, "arm")):
         if wrong := [name for name in asked if name not in names]:
             raise ValueError(f"unknown {what} {', '.join(wrong)}; known: {', '.join(names)}")
-    return [
+    found = [
         Cell(setting=setting, arm=arm, seed=seed)
         for seed in seeds
         for setting in settings
         for arm in SETTINGS[setting][1]
         if not arms or arm in arms
     ]
+    if absent := [arm for arm in arms if arm not in {cell.arm for cell in found}]:
+        raise ValueError(f"no run of {', '.join(absent)} in setting {', '.join(settings)}")
+    return found
 
 
-def run(plan: Plan, wanted: Sequence[Cell]) -> int:
-    """Make the missing rows; how many there are at the end. Runs in use elsewhere are left out.
+def run(plan: Plan, wanted: Sequence[Cell]) -> tuple[int, list[str]]:
+    """Make the missing rows: how many there are at the end, and what failed.
+
+    Runs in use elsewhere are left out; where training or scoring fails, the others go on.
 
     Raises:
-        ValueError: a row of other flags lies in the folder.
-        RuntimeError: training or scoring failed; its output is in the run's log.
+        ValueError: a row or run of other flags lies in the folder.
     """
+    failed = []
     (plan.out / "rows").mkdir(parents=True, exist_ok=True)
     (plan.out / "runs").mkdir(exist_ok=True)
     for number, cell in enumerate(wanted):
@@ -152,7 +161,10 @@ def run(plan: Plan, wanted: Sequence[Cell]) -> int:
                     _make_row(plan, cell)
         except InUseError:
             print(f"{where}: being made by another process", flush=True)
-    return sum(plan.row(cell).is_file() for cell in wanted)
+        except RuntimeError as error:
+            print(f"{where}: {error}", flush=True)
+            failed.append(cell.name)
+    return sum(plan.row(cell).is_file() for cell in wanted), failed
 
 
 def _is_done(plan: Plan, cell: Cell) -> bool:
@@ -162,7 +174,7 @@ def _is_done(plan: Plan, cell: Cell) -> bool:
     if found != asked:
         raise ValueError(
             f"{plan.row(cell)} was made with {' '.join(found)}, asked for is {' '.join(asked)}; "
-            "choose another --out, or delete the row"
+            f"choose another --out, or delete it and the run {plan.folder(cell)}"
         )
     return True
 
@@ -175,7 +187,8 @@ def read_row(path: Path) -> dict[str, Any]:
     """
     try:
         row = json.loads(path.read_text())
-        row["cell"], row["scores"]["all sensors"], row["flags"]
+        row["cell"]["setting"], row["cell"]["arm"], row["cell"]["seed"]
+        row["scores"]["all sensors"], row["gradients"], row["flags"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no row of a study ({error!r}); delete it") from None
     return dict(row)
@@ -183,6 +196,7 @@ def read_row(path: Path) -> dict[str, Any]:
 
 def _make_row(plan: Plan, cell: Cell) -> None:
     folder = plan.folder(cell)
+    _refuse_other_flags(plan, cell)
     if not (folder / "weights" / "last.safetensors").is_file():
         _train(plan, cell)
     cost = {"cpu_s": None, "peak_mb": None}
@@ -204,12 +218,13 @@ def _make_row(plan: Plan, cell: Cell) -> None:
         "flags": flags,
         "git": record["git"],
         "data": record["data"],
-        "machine": machine(plan.threads, "cpu" if plan.device == "auto" else plan.device),
+        "machine": machine(plan.threads, plan.device),
         "steps": steps,
         "cpu_s_a_step": None if cost["cpu_s"] is None else cost["cpu_s"] / steps,
         "samples_per_s": statistics.median(rates),
         "peak_mb": cost["peak_mb"],
-        "gradients": _mean_gradients(lines),
+        "cuda_peak_gb": max((line.get("cuda_peak_gb", 0.0) for line in lines), default=0.0),
+        "gradients": _typical_gradients(lines),
         "scores": scores,
     }
     write_json(plan.row(cell), row)
@@ -217,17 +232,33 @@ def _make_row(plan: Plan, cell: Cell) -> None:
         results.unlink()  # megabytes each, and made again in seconds
 
 
+def _refuse_other_flags(plan: Plan, cell: Cell) -> None:
+    """Raise ValueError where the run's folder was made with other flags than asked for."""
+    record = plan.folder(cell) / "run.json"
+    if not record.is_file():
+        return
+    asked = [*cell.flags, *plan.common]
+    found = list(json.loads(record.read_text())["arguments"])[: len(asked)]
+    if found != asked:
+        raise ValueError(
+            f"{record.parent} was made with {' '.join(found)}, asked for is {' '.join(asked)}; "
+            "choose another --out, or delete it"
+        )
+
+
 def _train(plan: Plan, cell: Cell) -> None:
     """Train, or go on with a run that was killed, whose costs are then not known."""
     folder = plan.folder(cell)
     flags = [*cell.flags, *plan.common]
     resumable = (folder / "checkpoints" / "latest.ckpt").is_file()
-    if folder.exists() and not resumable:
-        shutil.rmtree(folder)
+    if folder.exists():
+        # A training may have outlived the study that started it.
+        with RunFolder(folder).locked():
+            if not resumable:
+                shutil.rmtree(folder)
     command = ["tools/train.py", CONFIG, *flags, "--root", str(folder.parent)]
     command += ["--run", folder.name, "--threads", str(plan.threads), "--evaluate-every", "-1"]
-    if plan.device == "cpu":
-        command += ["--accelerator", "cpu"]
+    command += ["--accelerator", "cpu" if plan.device == "cpu" else "gpu"]
     if resumable:
         command += ["--resume"]
     log = plan.out / "runs" / f"{folder.name}.log"
@@ -252,6 +283,7 @@ def _call(command: list[str], log: Path, threads: int) -> dict[str, float]:
             _, status, usage = os.wait4(child.pid, 0)
         except KeyboardInterrupt:
             child.terminate()
+            child.wait()
             raise
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode != 0:
@@ -262,13 +294,16 @@ def _call(command: list[str], log: Path, threads: int) -> dict[str, float]:
     return {"cpu_s": usage.ru_utime + usage.ru_stime, "peak_mb": usage.ru_maxrss / 1e3}
 
 
-def _mean_gradients(lines: list[dict[str, Any]]) -> dict[str, float]:
-    """Mean over the run of every figure that balancing logged."""
+def _typical_gradients(lines: list[dict[str, Any]]) -> dict[str, float]:
+    """Median over the run of every figure that balancing logged; of rates the mean."""
     found: dict[str, list[float]] = {}
     for line in lines:
         for name, value in _flat(line.get("gradients", {})):
             found.setdefault(name, []).append(value)
-    return {name: statistics.fmean(values) for name, values in found.items()}
+    return {
+        name: (statistics.fmean if "rate" in name else statistics.median)(values)
+        for name, values in found.items()
+    }
 
 
 def _flat(values: dict[str, Any], before: str = "") -> Iterator[tuple[str, float]]:

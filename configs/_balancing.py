@@ -42,6 +42,14 @@ def task_names(tasks: Tasks) -> list[str]:
     return [named[task] for task in tasks.split(",")]
 
 
+def refuse_senseless(tasks: Tasks, map_weight: float, map_scale: float) -> None:
+    """Raise ValueError for knobs of the map's loss that these tasks have no use for."""
+    if tasks != "det,map" and map_weight != 1.0:
+        raise ValueError(f"--map-weight is for --tasks det,map; found {tasks}")
+    if "map" not in tasks and map_scale != 1.0:
+        raise ValueError(f"--map-scale is for tasks with map; found {tasks}")
+
+
 def make_rule(name: RuleName, tasks: list[str], map_weight: float) -> Rule:
     """The rule between the tasks that are trained.
 

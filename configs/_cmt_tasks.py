@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from configs._balancing import RuleName, Tasks, make_rule, task_names
+from configs._balancing import RuleName, Tasks, make_rule, refuse_senseless, task_names
 from configs._cmt_sizes import Sensors
 from perception3d.balancing import Balance, Fork
 
@@ -76,10 +76,7 @@ def joint(
     Raises:
         ValueError: knobs that have no meaning for these tasks or sensors.
     """
-    if tasks != "det,map" and map_weight != 1.0:
-        raise ValueError(f"--map-weight is for --tasks det,map; found {tasks}")
-    if "map" not in tasks and map_scale != 1.0:
-        raise ValueError(f"--map-scale is for tasks with map; found {tasks}")
+    refuse_senseless(tasks, map_weight, map_scale)
     made = Joint(
         tasks=tasks,
         rule=rule,

@@ -22,7 +22,15 @@ from typing import Literal
 
 from torch import nn
 
-from configs._balancing import MeasuredAt, RuleName, Tasks, make_rule, measured_at, task_names
+from configs._balancing import (
+    MeasuredAt,
+    RuleName,
+    Tasks,
+    make_rule,
+    measured_at,
+    refuse_senseless,
+    task_names,
+)
 from perception3d.backbones.second import SECOND
 from perception3d.balancing import Balance, Fork, Length
 from perception3d.datasets.augment import GlobalAugment, ImageAugment
@@ -205,6 +213,7 @@ def experiment(
         weights: start from these weights.
         seed: of weights, order, augmentation and noise.
     """
+    refuse_senseless(tasks, map_weight, map_scale)
     root = locate(data, val_split=val_split)
     name = ("town" if root.kind == "town" else "published") if size == "auto" else size
     chosen = SIZES[name]
@@ -219,7 +228,7 @@ def experiment(
     if "map" in tasks:
         evaluators.append(partial(map_evaluator, root, chosen, map_threshold))
     return Experiment(
-        name=f"fuller_{tasks.replace(',', '_')}_{rule}" + ("" if intra else "_inter") + f"_{name}",
+        name=run_name(tasks, rule, measure, length, intra=intra) + f"_{name}",
         model=partial(
             model, chosen, tasks, rule, intra=intra, measure=measure, length=length,
             map_weight=map_weight, map_scale=map_scale,
@@ -249,6 +258,18 @@ def experiment(
         evaluate_every=None if evaluate_every < 0 else evaluate_every,
         weights=weights,
     )  # fmt: skip
+
+
+def run_name(
+    tasks: Tasks, rule: RuleName, measure: MeasuredAt, length: Length, *, intra: bool
+) -> str:
+    """Of the run's folder, without the size."""
+    words = ["fuller", tasks.replace(",", "_"), rule]
+    if measure != "features":
+        words.append("by_weights")
+    if length != "rule":
+        words.append(length)
+    return "_".join([*words, *([] if intra else ["inter"])])
 
 
 def model(
@@ -366,7 +387,8 @@ def map_evaluator(
     """Scores maps of the validation split, as BEVFusion does unless there is one threshold."""
     source = frames(root, root.val_split, size)
     truth = map_layers(size, source).of_token
-    return MapIouEvaluator(truth, source.tokens, folder, threshold=threshold or THRESHOLDS)
+    chosen = THRESHOLDS if threshold is None else threshold
+    return MapIouEvaluator(truth, source.tokens, folder, threshold=chosen)
 
 
 def frames(root: DataRoot, split: str, size: Size) -> NuScenesFrames:

@@ -9,10 +9,11 @@ Started twice in one folder, both processes share the work. Arms and settings: b
 
 from __future__ import annotations
 
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -34,7 +35,7 @@ class Run:
         size: of the model, as in configs/fuller_joint.py.
         max_steps: of every run.
         threads: of each run.
-        device: auto, cpu or cuda.
+        device: cpu or cuda.
     """
 
     out: Path = Path("work_dirs/study")
@@ -45,19 +46,23 @@ class Run:
     size: str = "study"
     max_steps: int = 1000
     threads: int = 1
-    device: str = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"
 
     def main(self) -> None:
         """Make the rows."""
         from benchmarks import study
 
-        common = ("--data", self.data, "--size", self.size, "--max-steps", str(self.max_steps))
+        data = str(Path(self.data).resolve()) if Path(self.data).is_dir() else self.data
+        common = ("--data", data, "--size", self.size, "--max-steps", str(self.max_steps))
         plan = study.Plan(
             out=self.out.resolve(), common=common, threads=self.threads, device=self.device
         )
         wanted = study.cells(self.settings or tuple(study.SETTINGS), self.arms, self.seeds)
-        done = study.run(plan, wanted)
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+        done, failed = study.run(plan, wanted)
         print(f"{done} of {len(wanted)} runs are done; tools/study.py table --out {self.out}")
+        if failed:
+            raise ValueError(f"{len(failed)} runs failed: {', '.join(failed)}; see their logs")
 
 
 @dataclass(frozen=True, kw_only=True)

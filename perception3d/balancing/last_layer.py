@@ -50,7 +50,11 @@ class LastLayer:
             self._inputs = tuple(_each(value, Tensor.detach) for value in inputs)
 
     def __call__(self, gradients: Sequence[Parts | None]) -> Tensor:
-        """(T, T) inner products of the gradients by the layer's weights."""
+        """(T, T) inner products of the gradients by the layer's weights.
+
+        Raises:
+            ValueError: the layer was not run, or the fork parts more than its one output.
+        """
         if not self._inputs:
             raise ValueError("the last shared layer was not run before the backward pass")
         like = self.weights[0]
@@ -60,12 +64,17 @@ class LastLayer:
             output = self.layer(*(_each(value, lambda x: x.to(like.dtype)) for value in inputs))
         by_weights: list[Parts | None] = []
         for parts in gradients:
-            if parts is None:
+            if parts is None and self.group is None:
                 by_weights.append(None)
                 continue
-            found = torch.autograd.grad(
-                output, self.weights, parts[0].to(output.dtype), retain_graph=True
-            )
+            if parts is not None and len(parts) != 1:
+                raise ValueError(
+                    f"the last layer gives one tensor; the fork parts {len(parts)}. Measure those "
+                    "by the features"
+                )
+            # Zeros for a task that this process lacks: all processes come to the same sums.
+            gradient = torch.zeros_like(output) if parts is None else parts[0].to(output.dtype)
+            found = torch.autograd.grad(output, self.weights, gradient, retain_graph=True)
             if self.group is not None:
                 for tensor in found:
                     dist.all_reduce(tensor, group=self.group)

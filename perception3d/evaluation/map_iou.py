@@ -258,6 +258,14 @@ class MapIouEvaluator:
             ValueError: samples that are foreign or counted already, other classes or thresholds.
         """
         self._expect(counts.tokens)
+        if counts.thresholds != self.thresholds:
+            raise ValueError(
+                f"counts of maps have thresholds {counts.thresholds}, these {self.thresholds}"
+            )
+        if self._counts and counts.classes != self._counts[0].classes:
+            raise ValueError(
+                f"counts of maps have classes {counts.classes}, these {self._counts[0].classes}"
+            )
         self._seen |= counts.tokens
         self._counts.append(counts)
         if len(self._counts) > 256:  # one sum a sample would copy all tokens each time

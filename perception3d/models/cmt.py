@@ -30,6 +30,7 @@ Each query starts from what either sensor shows at its place, which a CPU learns
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
@@ -129,6 +130,8 @@ class CMT(nn.Module):
         self.build_denoising = denoising
         self.maps = maps
         self.fork, self.balance = fork, balance
+        if not (math.isfinite(map_scale) and map_scale > 0):
+            raise ValueError(f"map_scale must be a number above 0; found {map_scale}")
         self.map_scale = map_scale
 
     @property

@@ -13,6 +13,7 @@ could not be read: they are ours, see :mod:`perception3d.balancing`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -96,6 +97,8 @@ class FULLER(nn.Module):
         self.detection, self.segmentation = detection, segmentation
         self.fork, self.balance = fork, balance
         self.depth_weight, self.heat_weight = depth_weight, heat_weight
+        if not (math.isfinite(map_scale) and map_scale > 0):
+            raise ValueError(f"map_scale must be a number above 0; found {map_scale}")
         self.map_scale = map_scale
 
     @property

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from perception3d.datasets.nuscenes.earlier import EARLIER
 from perception3d.fusion.kept_code import KeptCode
 from perception3d.fusion.petr_sine import padded_cells
 from perception3d.fusion.petr_tokens import RigCode
@@ -153,7 +154,7 @@ class PETRStream:
         if model.lift is not None and now.maps is not None and before.maps is not None:
             pair = ImageFeatures(torch.cat((now.maps, before.maps), dim=1), maps.stride)
             lifted = model.lift(
-                pair, rig.beside(earlier, " earlier"), (images.shape[-2], images.shape[-1])
+                pair, rig.beside(earlier, EARLIER), (images.shape[-2], images.shape[-1])
             )
         self.ring.push(log, now)
         return model.answer(both, code, batch, gap_s=gap_s, lifted=lifted, every_map=False)

@@ -317,6 +317,11 @@ def test_errors_name_what_was_found() -> None:
         Fork(ImtlG(TASKS), every=0)
     with pytest.raises(ValueError, match="no weights that learn"):
         LastLayer(nn.ReLU())
+    layer = nn.Linear(2, 2)
+    fork, x = Fork(ImtlG(TASKS), measure=LastLayer(layer)), torch.ones(1, 2)
+    first, second = fork(layer(x), layer(2 * x))
+    with pytest.raises(ValueError, match="gives one tensor; the fork parts 2"):
+        sum(part.square().sum() for part in (*first, *second)).backward()
 
 
 def test_gradients_that_cancel_weigh_alike() -> None:
