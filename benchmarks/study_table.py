@@ -132,11 +132,15 @@ def by_arm(rows: Sequence[Row], setting: str) -> dict[str, dict[int, Row]]:
 def table(
     found: Mapping[str, Mapping[int, Row]], columns: Mapping[str, Callable[[Row], float | None]]
 ) -> str:
-    """Markdown: an arm a line, mean +- standard error over its seeds."""
-    lines = ["| arm | " + " | ".join(columns) + " |", "| --- |" + " --- |" * len(columns)]
-    for arm, seeds in found.items():
-        cells = [spread([get(row) for row in seeds.values()]) for get in columns.values()]
-        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+    """Markdown: an arm a line, mean +- standard error over its seeds; no column without figures."""
+    cells = {
+        name: [spread([get(row) for row in seeds.values()]) for seeds in found.values()]
+        for name, get in columns.items()
+    }
+    cells = {name: column for name, column in cells.items() if set(column) != {"-"}}
+    lines = ["| arm | " + " | ".join(cells) + " |", "| --- |" + " --- |" * len(cells)]
+    for arm, *line in zip(found, *cells.values()):
+        lines.append(f"| {arm} | " + " | ".join(line) + " |")
     return "\n".join(lines)
 
 

@@ -67,6 +67,11 @@ def main(arguments: list[str]) -> int:
     config, weights, flags = words
     command = parse_command(config, flags, Options, prog="tools/predict.py")
     options, experiment = command.options, command.experiment()
+    if not 0 < options.probability < 1:
+        raise ValueError(f"--probability {options.probability}: give a number in (0, 1)")
+    used = experiment.modalities
+    if (options.drop or "").startswith("lidar") and not used.lidar:
+        raise ValueError(f"--drop {options.drop}: the model has no LiDAR")
     if experiment.val is None:
         raise ValueError(f"{command.config.path} has no validation samples")
     samples = experiment.val()

@@ -1,4 +1,4 @@
-"""Small worlds in which a task or a sensor starves, with every rule, over seeds.
+"""Small worlds in which a task or a sensor starves, with most rules, over seeds.
 
     python -m perception3d.balancing.toys.tasks      # a map, its loss a thousand times too small
     python -m perception3d.balancing.toys.sensors    # a camera that LiDAR makes almost needless
