@@ -168,23 +168,40 @@ class ImageAugment:
     x 800. Unlike there, the scale in the matrix is that of the image's whole pixels in each
     direction.
 
+    Cameras whose images differ in size (Argoverse 2: one of seven stands upright) come to one size
+    with ``relative`` and ``horizon``: each is scaled to fill the output, times one factor for all,
+    and cropped about its own horizon; aligned with the lower edge, the upright camera would show
+    nothing but road.
+
     Attributes:
         output_hw: size of what comes out.
         resize: (low, high) factors on the image as it comes in; None: the smallest that fills the
             output.
         flip_probability: of mirroring left and right.
         random_crop: draw the horizontal place of the crop; else the middle.
+        relative: factors count from the smallest that fills the output, camera by camera.
+        horizon: share of the output's height at which the row of each camera's principal point
+            comes to lie, as far as the image reaches; None: the crop ends at the lower edge. 0.36
+            is where the published crop of 640 rows puts it on nuScenes' front camera.
     """
 
     output_hw: tuple[int, int]
     resize: tuple[float, float] | None = (0.94, 1.25)
     flip_probability: float = 0.5
     random_crop: bool = True
+    relative: bool = False
+    horizon: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.horizon is not None and not 0 <= self.horizon <= 1:
+            raise ValueError(
+                f"ImageAugment.horizon is a share of the height, 0 to 1; found {self.horizon}"
+            )
 
     @classmethod
-    def test(cls, output_hw: tuple[int, int]) -> ImageAugment:
+    def test(cls, output_hw: tuple[int, int], *, horizon: float | None = None) -> ImageAugment:
         """Deterministic: factor max(H / height, W / width), crop in the middle, no mirror."""
-        return cls(output_hw, resize=None, flip_probability=0.0, random_crop=False)
+        return cls(output_hw, resize=None, flip_probability=0.0, random_crop=False, horizon=horizon)
 
     def __call__(self, frame: Frame, rng: np.random.Generator) -> Frame:
         """The frame after a random change; a frame without cameras passes unchanged."""
@@ -194,11 +211,19 @@ class ImageAugment:
         rig = frame.rig
         if rig is None:
             return frame
+        # Rows of the principal points in the images as they are.
+        horizons = (rig.image_aug @ rig.K)[:, 1, 2].tolist()
         windows = [
             _Window.choose(
-                (height, width), self.output_hw, factor, place if self.random_crop else 0.5, mirror
+                (height, width),
+                self.output_hw,
+                factor,
+                place if self.random_crop else 0.5,
+                mirror,
+                relative=self.relative,
+                rows=None if self.horizon is None else (row, self.horizon * self.output_hw[0]),
             )
-            for height, width in rig.image_hw.tolist()
+            for (height, width), row in zip(rig.image_hw.tolist(), horizons)
         ]
         images = frame.images
         if images is not None:
@@ -225,13 +250,21 @@ class _Window:
         factor: float | None,
         place: float,
         mirror: bool,
+        *,
+        relative: bool = False,
+        rows: tuple[float, float] | None = None,
     ) -> _Window:
-        if factor is None:
-            factor = max(output_hw[0] / source_hw[0], output_hw[1] / source_hw[1])
+        """``rows``: a row of the source and the one of the output where it should come to lie."""
+        if factor is None or relative:
+            fill = max(output_hw[0] / source_hw[0], output_hw[1] / source_hw[1])
+            factor = fill * (1.0 if factor is None else factor)
         # Rounded down as published; the small term keeps 0.5 * 900 at 450.
         scaled = (int(source_hw[0] * factor + 1e-6), int(source_hw[1] * factor + 1e-6))
         left = int(place * max(0, scaled[1] - output_hw[1]))
-        return cls(source_hw, scaled, scaled[0] - output_hw[0], left, output_hw, mirror)
+        top = scaled[0] - output_hw[0]
+        if rows is not None and top > 0:
+            top = min(max(round(rows[0] * scaled[0] / source_hw[0] - rows[1]), 0), top)
+        return cls(source_hw, scaled, top, left, output_hw, mirror)
 
     def matrix(self) -> Tensor:
         """(3, 3) float64 from pixels before to pixels after."""
@@ -257,7 +290,7 @@ class _Window:
             pixels = cv2.resize(
                 pixels, size, interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR
             )
-        pixels = pixels[max(self.top, 0) :, self.left : self.left + width]
+        pixels = pixels[max(self.top, 0) : self.top + height, self.left : self.left + width]
         if pixels.shape[:2] != self.output_hw:
             missing = (height - pixels.shape[0], width - pixels.shape[1])
             pixels = cv2.copyMakeBorder(

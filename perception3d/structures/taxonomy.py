@@ -6,6 +6,8 @@ published models (mmdetection3d's nuScenes configuration).
 
 from __future__ import annotations
 
+from perception3d.structures.taxonomy_av2 import AV2_CLASS_COLORS
+
 #: Detection classes; the index is the label of every model here.
 NUSCENES_CLASSES = (
     "car",
@@ -102,7 +104,7 @@ CAMERA_CHANNELS = (
     "CAM_BACK_RIGHT",
 )
 
-#: RGB of every class, the same in all pictures.
+#: RGB of every class, the same in all pictures; names of both data sets differ in case.
 CLASS_COLORS = {
     "car": (255, 158, 0),
     "truck": (233, 84, 32),
@@ -114,6 +116,7 @@ CLASS_COLORS = {
     "bicycle": (236, 64, 240),
     "pedestrian": (64, 132, 255),
     "traffic_cone": (64, 224, 208),
+    **AV2_CLASS_COLORS,
 }
 
 #: RGB of map classes.
