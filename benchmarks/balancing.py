@@ -54,12 +54,11 @@ def run(*, data: str, runs: int, threads: int, device: str, out: Path) -> None:
             tensor_peak_mb(ways[name]) if device == "cpu" else peak_mb(ways[name], device)
         )
     found = compare(ways, runs=runs, device=device)
-    first = found["plain sum"]
-    print(f"\n{experiment.name}, {experiment.batch_size} sample(s), steps in turn, {runs} runs")
+    print(f"\n{experiment.name}, {experiment.batch_size} sample(s), {runs} runs in turn, paired")
     for name, measured in found.items():
         print(
             f"  {name:32s} {measured.median_ms:9.1f} ms (least {measured.least_ms:.1f})"
-            f" {measured.median_ms / first.median_ms:7.3f} x"
+            f" {measured.paired_ratio:7.3f} x"
             f" {memory[name]:9.1f} MB of tensors {memory[name] / memory['plain sum']:7.3f} x"
         )
     rows = [

@@ -23,11 +23,13 @@ class Measured:
     Attributes:
         median_ms, least_ms: of the runs, wall clock.
         peak_mb: memory that the process (or the GPU) held more at its peak than before.
+        paired_ratio: median of its runs, each by the first way's run of the same turn.
     """
 
     median_ms: float
     least_ms: float
     peak_mb: float
+    paired_ratio: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,14 @@ def compare(
                 seconds[name].append(_seconds(way, device))
     finally:
         gc.enable()
+    first = next(iter(seconds.values()))
     return {
-        name: Measured(1e3 * median(taken), 1e3 * min(taken), peaks[name])
+        name: Measured(
+            1e3 * median(taken),
+            1e3 * min(taken),
+            peaks[name],
+            median(own / other for own, other in zip(taken, first)),
+        )
         for name, taken in seconds.items()
     }
 
