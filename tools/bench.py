@@ -1,4 +1,4 @@
-"""Measures parts of the project: ``python tools/bench.py data|town|ops|maps|model --help``."""
+"""Measures parts of the project: ``python tools/bench.py NAME --help``; without NAME, a list."""
 
 from __future__ import annotations
 
@@ -214,6 +214,75 @@ class Balancing:
         run(data=self.data, runs=self.runs, threads=self.threads, device=self.device, out=out)
 
 
+@dataclass(frozen=True)
+class AV2Evaluation:
+    """The Argoverse 2 evaluator against av2's, in one run: processor time, memory, equal tables.
+
+    Attributes:
+        realdata: folder with real logs (poses, map, annotations); they are repeated.
+        logs: how many logs.
+        official_logs: how many of av2's; as many by default, 0 leaves it out.
+        per_sweep: detections a sweep.
+        jobs: processes of av2's; ours is one.
+        roi: with the region of interest.
+        folder: where the repeated split is written (about 6 MB a log); kept.
+        out: JSON file; a date below ``work_dirs/bench`` by default.
+    """
+
+    realdata: Path
+    logs: int = 150
+    official_logs: int | None = None
+    per_sweep: int = 300
+    jobs: int = 2
+    roi: bool = True
+    folder: Path = Path("work_dirs/bench/av2_evaluator")
+    out: Path | None = None
+
+    def run(self) -> None:
+        """Print a line a side and write the file."""
+        _find_benchmarks()
+        from benchmarks.av2_evaluator import run
+
+        run(
+            realdata=self.realdata.resolve(), logs=self.logs, official_logs=self.official_logs,
+            per_sweep=self.per_sweep, jobs=self.jobs, only_roi=self.roi,
+            folder=self.folder.resolve(), out=self.out or _dated("av2_evaluator"),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """The nuScenes evaluator against the devkit, both on generated files of the size of val.
+
+    Attributes:
+        samples: of the split (val: 6019). The devkit needs 200 s and 3.5 GiB at full size.
+        boxes: predictions a sample.
+        truth: annotated boxes a sample.
+        runs: of ours; the devkit runs once.
+        devkit: whether the devkit runs.
+        folder: keep the generated files there, and use them when they are; else temporary ones.
+        out: JSON file; a date below ``work_dirs/bench`` by default.
+    """
+
+    samples: int = 600
+    boxes: int = 300
+    truth: int = 22
+    runs: int = 3
+    devkit: bool = True
+    folder: Path | None = None
+    out: Path | None = None
+
+    def run(self) -> None:
+        """Print a table and write the file."""
+        _find_benchmarks()
+        from benchmarks.evaluator import run
+
+        run(
+            samples=self.samples, boxes=self.boxes, truth=self.truth, runs=self.runs,
+            devkit=self.devkit, folder=self.folder, out=self.out or _dated("evaluator"),
+        )  # fmt: skip
+
+
 def _find_benchmarks() -> None:
     """Make the folder ``benchmarks`` importable."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -236,7 +305,15 @@ def _report(name: str, read: Callable[[int, int], object], numbers: np.ndarray) 
     print(f"  {name:24s} {1 / median:8.1f} frames/s a core {1e3 * median:8.1f} ms CPU a frame")
 
 
-BENCHES = {"data": Data, "town": Town, "ops": Ops, "maps": Maps, "balancing": Balancing}
+BENCHES = {
+    "data": Data,
+    "town": Town,
+    "ops": Ops,
+    "maps": Maps,
+    "balancing": Balancing,
+    "av2-evaluator": AV2Evaluation,
+    "evaluator": Evaluator,
+}
 
 
 def main() -> None:

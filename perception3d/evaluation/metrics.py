@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from perception3d.evaluation.detection_config import UNDEFINED_ERRORS
+
 TP_NAMES = {
     "trans_err": "ATE",
     "scale_err": "ASE",
@@ -20,16 +22,10 @@ TP_NAMES = {
 """Name of each true-positive error in the devkit and in tables; metres, 1 - IoU, radians, m/s,
 1 - accuracy."""
 
-# Errors that the official evaluator leaves undefined: a cone has no heading, and so on.
-_UNDEFINED = {
-    "traffic_cone": ("orient_err", "vel_err", "attr_err"),
-    "barrier": ("vel_err", "attr_err"),
-}
-
 
 @dataclass(frozen=True)
 class DetectionMetrics:
-    """What the official nuScenes detection evaluator returned.
+    """The figures of a nuScenes detection evaluation.
 
     Attributes:
         mean_ap: mean over classes and distance thresholds, 0..1.
@@ -39,7 +35,8 @@ class DetectionMetrics:
         label_tp_errors: {class: {error: value}}; NaN where a class has no such error.
         split, version: what was evaluated.
         num_samples: samples in the split.
-        eval_time_s: time inside the official `evaluate`, seconds.
+        eval_time_s: time of matching and scoring, without reading, seconds.
+        notes: what looks wrong with the predictions though it is allowed.
     """
 
     mean_ap: float
@@ -51,6 +48,36 @@ class DetectionMetrics:
     version: str
     num_samples: int
     eval_time_s: float
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of_official(
+        cls,
+        content: Mapping[str, Any],
+        *,
+        split: str,
+        version: str,
+        num_samples: int,
+        notes: tuple[str, ...] = (),
+    ) -> DetectionMetrics:
+        """From the content of a metrics_summary.json."""
+        return cls(
+            mean_ap=float(content["mean_ap"]),
+            nds=float(content["nd_score"]),
+            tp_errors=_floats(content["tp_errors"]),
+            label_aps={
+                name: {float(threshold): float(ap) for threshold, ap in aps.items()}
+                for name, aps in content["label_aps"].items()
+            },
+            label_tp_errors={
+                name: _floats(row) for name, row in content["label_tp_errors"].items()
+            },
+            split=split,
+            version=version,
+            num_samples=num_samples,
+            eval_time_s=float(content["eval_time"]),
+            notes=notes,
+        )
 
     @property
     def mean_dist_aps(self) -> dict[str, float]:
@@ -79,7 +106,8 @@ class DetectionMetrics:
         lines.insert(1, "-" * len(lines[0]))
         headline = "  ".join(f"{name} {_figure(value)}" for name, value in self.summary().items())
         title = f"{self.split} ({self.version}), {self.num_samples:,} samples"
-        return "\n".join([title, headline, "", *lines])
+        notes = [f"note: {note}" for note in self.notes]
+        return "\n".join([title, *notes, headline, "", *lines])
 
     def to_json(self) -> str:
         """Strict JSON (NaN becomes null); `from_json` reads it back."""
@@ -97,6 +125,7 @@ class DetectionMetrics:
             "version": self.version,
             "num_samples": self.num_samples,
             "eval_time_s": self.eval_time_s,
+            "notes": list(self.notes),
         }
         return json.dumps(_nan_to_none(content), indent=2, allow_nan=False) + "\n"
 
@@ -125,6 +154,7 @@ class DetectionMetrics:
                 version=content["version"],
                 num_samples=content["num_samples"],
                 eval_time_s=_number(content["eval_time_s"]),
+                notes=tuple(content.get("notes", ())),
             )
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"no metrics of this program: {error!r}; evaluate again") from error
@@ -162,7 +192,10 @@ def metrics_without_boxes(
     them. The values are those it gives a class without predictions.
     """
     errors = {
-        name: {error: math.nan if error in _UNDEFINED.get(name, ()) else 1.0 for error in TP_NAMES}
+        name: {
+            error: math.nan if error in UNDEFINED_ERRORS.get(name, ()) else 1.0
+            for error in TP_NAMES
+        }
         for name in classes
     }
     return DetectionMetrics(
@@ -174,6 +207,10 @@ def metrics_without_boxes(
         eval_time_s=0.0,
         **about,
     )
+
+
+def _floats(values: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items()}
 
 
 def _figure(value: float) -> str:
