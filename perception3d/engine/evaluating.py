@@ -13,7 +13,7 @@ from torch import nn
 
 from perception3d.datasets.nuscenes import NuScenesFrames
 from perception3d.datasets.samples import FrameDataset
-from perception3d.engine.experiment import Evaluator, Experiment, Samples
+from perception3d.engine.experiment import CountingEvaluator, Evaluator, Experiment, Samples
 from perception3d.engine.loading import eval_loader
 from perception3d.engine.prediction import predict
 from perception3d.engine.progress import Progress
@@ -60,9 +60,11 @@ def evaluate(
     Returns:
         The headline figures of all evaluators on rank 0; None elsewhere, and without evaluators.
     """
-    evaluators = build_evaluators(experiment, folder, say) if rank == 0 else []
+    evaluators = build_evaluators(experiment, folder, say if rank == 0 else _silent)
     if not _same_everywhere(bool(evaluators), world_size):
         return None
+    counting = [e for e in evaluators if isinstance(e, CountingEvaluator) and world_size > 1]
+    whole = [e for e in evaluators if e not in counting] if rank == 0 else []
     loader = eval_loader(
         samples,
         batch_size=experiment.val_batch_size or experiment.batch_size,
@@ -73,22 +75,23 @@ def evaluate(
     )
     number = len(range(rank, len(samples.dataset), world_size))  # type: ignore[arg-type]
     progress = Progress(number, "evaluation", quiet=quiet or rank > 0)
-    for evaluator in evaluators:
+    for evaluator in (*whole, *counting):
         evaluator.reset()
     pending: list[Any] = []
-    mine: list[Any] = []
     for prediction in predict(model, loader, device, progress=progress):
+        for evaluator in counting:
+            evaluator.process([prediction])
+            prediction = evaluator.rest(prediction)
         pending.append(prediction)
-        if world_size > 1:
-            mine.append(prediction)
-        elif len(pending) == CHUNK:
-            _process(evaluators, pending)
+        if world_size == 1 and len(pending) == CHUNK:
+            _process(whole, pending)
             pending = []
     if world_size > 1:
-        pending = _gathered(mine, rank, world_size)
+        pending = _gathered(pending, rank, world_size)
+        _merge(counting, rank, world_size)
     if rank > 0:
         return None
-    _process(evaluators, pending)
+    _process(whole, pending)
     return _scores(evaluators, say)
 
 
@@ -128,6 +131,20 @@ def _scores(evaluators: list[Evaluator], say: Callable[[str], None]) -> dict[str
 def _process(evaluators: list[Evaluator], predictions: list[Any]) -> None:
     for evaluator in evaluators:
         evaluator.process(predictions)
+
+
+def _merge(evaluators: list[CountingEvaluator], rank: int, world_size: int) -> None:
+    """Counts of all processes to the evaluators of rank 0."""
+    parts: list[list[Any] | None] | None = [None] * world_size if rank == 0 else None
+    dist.gather_object([evaluator.counted() for evaluator in evaluators], parts, dst=0)
+    for part in (parts or [])[1:]:
+        for evaluator, counts in zip(evaluators, part or []):
+            if counts is not None:
+                evaluator.merge(counts)
+
+
+def _silent(text: str) -> None:
+    """What other processes than the first one say."""
 
 
 def _gathered(mine: list[Any], rank: int, world_size: int) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import nn
 from torch.utils.data import Dataset
@@ -39,6 +39,29 @@ class Evaluator(Protocol):
 
     def evaluate(self) -> Metrics:
         """Scores; every sample must have been processed. Keeps its own files."""
+
+
+@runtime_checkable
+class CountingEvaluator(Protocol):
+    """An evaluator of which every process counts its own samples; counts then add up.
+
+    What it looks at (maps of 200 x 200 cells, ...) need not travel between processes.
+    """
+
+    def reset(self) -> None:
+        """Forget everything."""
+
+    def process(self, predictions: Sequence[Any]) -> None:
+        """Count some samples."""
+
+    def counted(self) -> Any:
+        """Counts so far, to be sent to another process; None for no sample."""
+
+    def merge(self, counts: Any) -> None:
+        """Take over what another process counted."""
+
+    def rest(self, prediction: Any) -> Any:
+        """The prediction without what only this evaluator looks at."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -270,6 +270,14 @@ class MapIouEvaluator:
         self._counts.append(counts)
         if len(self._counts) > 256:  # one sum a sample would copy all tokens each time
             self._counts = [self.counts]
+
+    def counted(self) -> MapCounts | None:
+        """Counts so far, for :meth:`merge` of another evaluator; None for no sample."""
+        return self.counts if self._counts else None
+
+    def rest(self, prediction: Prediction) -> Prediction:
+        """The prediction without its map."""
+        return replace(prediction, map_prob=None, grid=None, map_classes=None)
 
     @property
     def counts(self) -> MapCounts:
