@@ -75,6 +75,11 @@ def main(
         devkit: score with the devkit itself, for comparison.
     """
     try:
+        if feathers := [str(path) for path in results if path.suffix == ".feather"]:
+            raise ValueError(
+                f"{feathers[0]} is a submission to Argoverse 2; score it in Python: "
+                "perception3d.evaluation.av2.AV2Evaluator(SPLIT_FOLDER, OUT).evaluate_file(FILE)"
+            )
         version = version or find_version(data, split)
         if devkit:
             return _by_devkit(results, data, version, split)

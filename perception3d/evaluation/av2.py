@@ -19,6 +19,7 @@ from perception3d.evaluation.av2_roi import RegionOfInterest
 from perception3d.evaluation.av2_rules import AV2_CATEGORIES, MAX_RANGE_M
 from perception3d.evaluation.av2_tables import (
     DetectionFile,
+    has_poses,
     read_poses,
     read_sweeps,
     read_truth,
@@ -92,7 +93,8 @@ class AV2Evaluator:
         from perception3d.evaluation.av2_submission import AV2SubmissionWriter
 
         found = read_sweeps(self.root)
-        sweeps = {log_id: found[log_id].tolist() for log_id in self.log_ids}
+        # A log without a sweep or an annotated box has nothing to be submitted for.
+        sweeps = {log_id: found[log_id].tolist() for log_id in self.log_ids if log_id in found}
         if self._writer is not None:
             self._writer.abort()
         self._writer = AV2SubmissionWriter(self.results_path, sweeps=sweeps, classes=self._classes)
@@ -175,7 +177,7 @@ class AV2Evaluator:
             ValueError, FileNotFoundError: as `tally`, of this log.
         """
         folder = self.root / log_id
-        if not self.only_roi:
+        if not self.only_roi and not has_poses(folder):
             return match_log(detections, truth)
         time_ns, R, t = read_poses(folder)
         far = np.square(detections.box[:, :3]).sum(axis=1) >= MAX_RANGE_M**2
@@ -189,6 +191,8 @@ class AV2Evaluator:
                     "vehicle's place in the city: they seem to be in the city frame; a submission "
                     "is in the ego frame of its sweep"
                 )
+        if not self.only_roi:
+            return match_log(detections, truth)
         return match_log(
             detections, truth, _region(RegionOfInterest.of_log(folder), folder, time_ns, R, t)
         )

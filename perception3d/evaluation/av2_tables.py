@@ -36,6 +36,9 @@ _CODES.update(dict.fromkeys(AV2_UNEVALUATED, UNEVALUATED))
 _LARGEST = 1e7
 _CACHED_BATCHES = 4
 
+#: File of a log with the vehicle's poses.
+POSES = "city_SE3_egovehicle.feather"
+
 
 def schema_faults(schema: pa.Schema, columns: Sequence[str]) -> Iterator[tuple[str, str, str]]:
     """(code, column, what is wrong and what to do) of every column that is not as it must be."""
@@ -155,7 +158,12 @@ def read_sweeps(root: str | Path) -> dict[str, Array]:
     """
     sweeps = {}
     for folder in sorted(path for path in Path(root).glob("*") if path.is_dir()):
-        times = [int(file.stem) for file in folder.glob("sensors/lidar/*.feather")]
+        files = [f for f in folder.glob("sensors/lidar/*.feather") if not f.name.startswith(".")]
+        if strange := [file for file in files if not file.stem.isdigit()]:
+            raise ValueError(
+                f"{min(strange)}: a sweep's file is named by its time in nanoseconds; move it away"
+            )
+        times = [int(file.stem) for file in files]
         annotated = folder / "annotations.feather"
         if annotated.is_file():
             reader = open_feather(annotated)
@@ -171,6 +179,11 @@ def read_sweeps(root: str | Path) -> dict[str, Array]:
     return sweeps
 
 
+def has_poses(folder: str | Path) -> bool:
+    """Whether a log has poses: without a region of interest it can be scored without."""
+    return (Path(folder) / POSES).is_file()
+
+
 def read_poses(folder: str | Path) -> tuple[Array, Array, Array]:
     """A log's poses city_SE3_ego: (P,) sorted times in ns, (P, 3, 3) rotations, (P, 3) metres.
 
@@ -180,7 +193,7 @@ def read_poses(folder: str | Path) -> tuple[Array, Array, Array]:
     """
     from scipy.spatial.transform import Rotation
 
-    path = Path(folder) / "city_SE3_egovehicle.feather"
+    path = Path(folder) / POSES
     reader = open_feather(path)
     names = ("qx", "qy", "qz", "qw", "tx_m", "ty_m", "tz_m")
     _require_columns(reader.schema, (*names, "timestamp_ns"), path)

@@ -200,10 +200,10 @@ def match_part(
 
 def _check_complete(part: DetectionPart, truth: DetectionTruth) -> None:
     split = truth.samples.split
-    if part.num_samples != len(truth.tokens):
+    if part.split_digest != truth.samples.digest:
         raise ValueError(
-            f"the predictions are of a split of {part.num_samples} samples, {split} has "
-            f"{len(truth.tokens)}; give the truth of the same split"
+            f"the predictions are of a split of {part.num_samples} samples, not of {split} with "
+            f"its {len(truth.tokens)}; give the truth of the same split"
         )
     missing = np.setdiff1d(np.arange(len(truth.tokens)), part.samples)
     if len(missing):

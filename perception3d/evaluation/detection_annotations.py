@@ -47,23 +47,13 @@ def read_annotations(
         ValueError: a broken link, a field that is missing, several or unknown attributes.
     """
     class_of = {name: index for index, name in enumerate(OFFICIAL.classes)}
-    category = {
-        row["token"]: class_of.get(
-            CATEGORY_CLASS.get(row["name"], ""), RACK if row["name"] == RACK_CATEGORY else -1
-        )
-        for rows in table_rows(folder, "category")
-        for row in rows
-    }
-    label_of = {
-        row["token"]: category[row["category_token"]]
-        for rows in table_rows(folder, "instance")
-        for row in rows
-    }
-    attribute_of = {
-        row["token"]: ATTRIBUTES.index(row["name"]) if row["name"] in ATTRIBUTES else -2
-        for rows in table_rows(folder, "attribute")
-        for row in rows
-    }
+    try:
+        label_of, attribute_of = _meanings(folder, class_of)
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder}: category.json, instance.json or attribute.json has a row without, or of no "
+            f"known, {error}; unpack this version again"
+        ) from None
     columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
     try:
         for rows in table_rows(folder, "sample_annotation"):
@@ -93,6 +83,28 @@ def read_annotations(
         "rotation": numbers[:, 6:10],
         "velocity": _velocities(columns, numbers[:, 0:3], time_us, folder),
     }
+
+
+def _meanings(folder: Path, class_of: dict[str, int]) -> tuple[dict[str, int], dict[str, int]]:
+    """Label by instance token, attribute number by attribute token."""
+    category = {
+        row["token"]: class_of.get(
+            CATEGORY_CLASS.get(row["name"], ""), RACK if row["name"] == RACK_CATEGORY else -1
+        )
+        for rows in table_rows(folder, "category")
+        for row in rows
+    }
+    label_of = {
+        row["token"]: category[row["category_token"]]
+        for rows in table_rows(folder, "instance")
+        for row in rows
+    }
+    attribute_of = {
+        row["token"]: ATTRIBUTES.index(row["name"]) if row["name"] in ATTRIBUTES else -2
+        for rows in table_rows(folder, "attribute")
+        for row in rows
+    }
+    return label_of, attribute_of
 
 
 def _gather(

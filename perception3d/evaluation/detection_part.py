@@ -34,7 +34,7 @@ class DetectionPart:
         turn: (N,) int64 place of that sample in the file; place: (N,) int32 of the box in its list.
         unreadable: (N,) the velocity held no numbers: a fault if the box is matched.
         samples: (T,) samples of the file, in its order; also those without boxes.
-        num_samples: samples of the split.
+        num_samples: samples of the split; split_digest: tells it from others.
         counts: boxes left after each filter.
         near_origin: boxes within 75 m of the origin, by which a wrong frame is suspected.
         meta: the file's.
@@ -48,6 +48,7 @@ class DetectionPart:
     unreadable: Array
     samples: Array
     num_samples: int
+    split_digest: str
     counts: FilterCounts
     near_origin: int
     meta: Any
@@ -77,6 +78,7 @@ class DetectionPart:
         path = Path(path)
         about = {
             "num_samples": self.num_samples,
+            "split_digest": self.split_digest,
             "counts": asdict(self.counts),
             "near_origin": self.near_origin,
             "meta": self.meta,
@@ -129,7 +131,7 @@ def merge_parts(parts: Sequence[DetectionPart], *, interleaved: bool = False) ->
     """
     if not parts:
         raise ValueError("there is no part to merge")
-    if len({part.num_samples for part in parts}) > 1:
+    if len({(part.num_samples, part.split_digest) for part in parts}) > 1:
         sizes = [part.num_samples for part in parts]
         raise ValueError(f"the parts are of splits of {sizes} samples; merge parts of one split")
     samples = np.concatenate([part.samples for part in parts])
@@ -153,6 +155,7 @@ def merge_parts(parts: Sequence[DetectionPart], *, interleaved: bool = False) ->
         **rows,
         samples=samples[np.argsort(np.concatenate(new_turn), kind="stable")],
         num_samples=parts[0].num_samples,
+        split_digest=parts[0].split_digest,
         counts=sum((part.counts for part in parts), FilterCounts()),
         near_origin=sum(part.near_origin for part in parts),
         meta=parts[0].meta,

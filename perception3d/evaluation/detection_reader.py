@@ -240,6 +240,7 @@ class ResultsReader:
             **rows,
             samples=np.array(list(self._turn), np.int32),
             num_samples=len(self._truth.tokens),
+            split_digest=self._truth.samples.digest,
             counts=self._counts,
             near_origin=self._near_origin,
             meta=meta,

@@ -7,6 +7,7 @@ over those of the version's splits.json; samples are in the order of the sample 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -59,6 +60,11 @@ class SplitSamples:
     descriptions: dict[str, str]
 
     @property
+    def digest(self) -> str:
+        """Tells this split from others: of the tokens, in their order."""
+        return hashlib.sha256(" ".join(self.tokens).encode()).hexdigest()[:16]
+
+    @property
     def folder(self) -> Path:
         """The version folder."""
         return self.root / self.version
@@ -74,6 +80,17 @@ def samples_of_split(root: str | Path, version: str, split: str) -> SplitSamples
     root = Path(root)
     folder = root / version
     names = set(scene_names(folder, split))
+    try:
+        return _samples_of(root, version, split, names)
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder}: scene.json or sample.json has a row without {error}; unpack this version "
+            "again"
+        ) from None
+
+
+def _samples_of(root: Path, version: str, split: str, names: set[str]) -> SplitSamples:
+    folder = root / version
     scenes = [row for rows in table_rows(folder, "scene") for row in rows if row["name"] in names]
     wanted = {row["token"] for row in scenes}
     samples = [

@@ -36,7 +36,8 @@ class NuScenesEvaluator:
         print(evaluator.evaluate().table())
 
     Several processes: gather the predictions and let one of them evaluate, each sample once; or let
-    each write a file of its own samples and give `evaluate_files` all of them.
+    each write a file of its own samples, and score `merge_parts` of what `read_results` makes of
+    them by `metrics_of`.
 
     Attributes:
         results_path: the results file, `out_dir`/results.json, complete after `evaluate`.

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest.importorskip("nuscenes")
 
 from perception3d.evaluation.detection import evaluate_part
 from perception3d.evaluation.detection_file import read_results
@@ -69,6 +68,11 @@ def test_what_does_not_merge(world: World, tmp_path: Path) -> None:
         evaluate_part(part, truth)
     with pytest.raises(ValueError, match="3 samples are in more than one part"):
         merge_parts([part, part])
+    other = replace(part, split_digest="0" * 16)  # as many samples of another split
+    with pytest.raises(ValueError, match=r"of a split of 8 samples, not of mine with its 8"):
+        evaluate_part(other, truth)
+    with pytest.raises(ValueError, match="merge parts of one split"):
+        merge_parts([part, other])
     with pytest.raises(ValueError, match="no part to merge"):
         merge_parts([])
     (tmp_path / "bad.npz").write_bytes(b"no zip")

@@ -37,7 +37,9 @@ def read_columns(
             f"{path} is missing; download this part of the log again, or leave the log out"
         )
     try:
-        table = feather.read_table(path, use_threads=False)
+        table = feather.read_table(path, use_threads=False, memory_map=False)
+        # Wrong offsets in a damaged file would crash the process later.
+        table.validate(full=True)
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(
             f"{path} ({path.stat().st_size} bytes) is no feather file or is cut short ({error}); "
