@@ -29,6 +29,7 @@ from perception3d.structures.taxonomy import (
     NUSCENES_CLASSES,
     NUSCENES_RAW_TO_DETECTION,
 )
+from perception3d.structures.taxonomy_av2 import AV2_CLASS_COLORS
 
 GRID = BEVGrid((-8.0, 8.0), (-4.0, 4.0), (-5.0, 3.0), 0.5)
 unit = st.floats(-1, 1)
@@ -213,4 +214,5 @@ def test_prediction_needs_one_score_a_box() -> None:
 def test_taxonomy_is_complete() -> None:
     assert len(NUSCENES_CLASSES) == 10
     assert set(NUSCENES_RAW_TO_DETECTION.values()) == set(NUSCENES_CLASSES)
-    assert set(CLASS_COLORS) == set(NUSCENES_CLASS_RANGE_M) == set(NUSCENES_CLASSES)
+    assert set(NUSCENES_CLASS_RANGE_M) == set(NUSCENES_CLASSES)
+    assert set(CLASS_COLORS) == {*NUSCENES_CLASSES, *AV2_CLASS_COLORS}
