@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("nuscenes")  # its tables make the cases
+
 from perception3d.evaluation.detection import evaluate_part
 from perception3d.evaluation.detection_file import read_results
 from perception3d.evaluation.detection_part import DetectionPart, merge_parts
