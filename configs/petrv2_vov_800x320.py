@@ -12,14 +12,13 @@ depths; the model never sees them. From scratch it learns in three parts: what i
 of one frame, then with the earlier one (or without, to compare):
 
     C=configs/petrv2_vov_800x320.py; LAST=weights/last.safetensors
-    python tools/train.py $C --frames 1 --learn images --max-steps 2600 --run images
-    python tools/train.py $C --frames 1 --max-steps 1200 --run single \\
+    python tools/train.py $C --frames 1 --learn images --max-steps 11600 --run images
+    python tools/train.py $C --frames 1 --max-steps 2000 --run single \\
         --weights work_dirs/images/$LAST
-    python tools/train.py $C --max-steps 300 --weights work_dirs/single/$LAST
+    python tools/train.py $C --max-steps 500 --weights work_dirs/single/$LAST
 
-That is 40 minutes on one shared core, and too short: cars are found roughly (AP 0.10 to 0.15 at
-4 m, 0.02 to 0.05 at 2 m), most classes not at all, and what the earlier frame is worth hardly shows
-yet (LOG.md).
+That is about an hour on two free cores. Cars are found roughly (AP 0.13 to 0.16 at 4 m, 0.03 to
+0.07 at 2 m), most classes not at all; the earlier frame halves the velocity error of cars (LOG.md).
 
 Published: 41.0 mAP, 50.3 NDS, mAVE 0.389 on nuScenes val. What differs from that recipe: fp16,
 where it is asked for (--precision fp16), covers all but branches and position codes and scales the
