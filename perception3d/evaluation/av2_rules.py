@@ -9,37 +9,12 @@ from __future__ import annotations
 import math
 import re
 
-AV2_CATEGORIES = (
-    "ARTICULATED_BUS",
-    "BICYCLE",
-    "BICYCLIST",
-    "BOLLARD",
-    "BOX_TRUCK",
-    "BUS",
-    "CONSTRUCTION_BARREL",
-    "CONSTRUCTION_CONE",
-    "DOG",
-    "LARGE_VEHICLE",
-    "MESSAGE_BOARD_TRAILER",
-    "MOBILE_PEDESTRIAN_CROSSING_SIGN",
-    "MOTORCYCLE",
-    "MOTORCYCLIST",
-    "PEDESTRIAN",
-    "REGULAR_VEHICLE",
-    "SCHOOL_BUS",
-    "SIGN",
-    "STOP_SIGN",
-    "STROLLER",
-    "TRUCK",
-    "TRUCK_CAB",
-    "VEHICULAR_TRAILER",
-    "WHEELCHAIR",
-    "WHEELED_DEVICE",
-    "WHEELED_RIDER",
-)
+from perception3d.structures.taxonomy_av2 import AV2_CLASSES, AV2_IGNORED_CATEGORIES
+
+AV2_CATEGORIES = AV2_CLASSES
 """The evaluated categories, in the official order (which is the alphabet's: ties rest on it)."""
 
-AV2_UNEVALUATED = ("ANIMAL", "OFFICIAL_SIGNALER", "RAILED_VEHICLE", "TRAFFIC_LIGHT_TRAILER")
+AV2_UNEVALUATED = AV2_IGNORED_CATEGORIES
 """Categories of the annotations that the evaluator passes over."""
 
 THRESHOLDS_M = (0.5, 1.0, 2.0, 4.0)

@@ -11,44 +11,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from perception3d.structures.taxonomy import NUSCENES_ATTRIBUTES, NUSCENES_RAW_TO_DETECTION
+
 TP_ERRORS = ("trans_err", "scale_err", "orient_err", "vel_err", "attr_err")
 """The five errors of true positives: metres, 1 - IoU, radians, m/s, 1 - accuracy."""
 
 NUM_RECALLS = 101
 """Curves are sampled at recall 0, 0.01 .. 1."""
 
-CATEGORY_CLASS = {
-    "movable_object.barrier": "barrier",
-    "vehicle.bicycle": "bicycle",
-    "vehicle.bus.bendy": "bus",
-    "vehicle.bus.rigid": "bus",
-    "vehicle.car": "car",
-    "vehicle.construction": "construction_vehicle",
-    "vehicle.motorcycle": "motorcycle",
-    "human.pedestrian.adult": "pedestrian",
-    "human.pedestrian.child": "pedestrian",
-    "human.pedestrian.construction_worker": "pedestrian",
-    "human.pedestrian.police_officer": "pedestrian",
-    "movable_object.trafficcone": "traffic_cone",
-    "vehicle.trailer": "trailer",
-    "vehicle.truck": "truck",
-}
+CATEGORY_CLASS = NUSCENES_RAW_TO_DETECTION
 """Category of an annotation -> class that is evaluated; the others are passed over."""
 
 RACK_CATEGORY = "static_object.bicycle_rack"
 RACKED_CLASSES = ("bicycle", "motorcycle")
 """Boxes of these classes inside a bicycle rack are not evaluated."""
 
-ATTRIBUTES = (
-    "cycle.with_rider",
-    "cycle.without_rider",
-    "pedestrian.moving",
-    "pedestrian.standing",
-    "pedestrian.sitting_lying_down",
-    "vehicle.moving",
-    "vehicle.parked",
-    "vehicle.stopped",
-)
+ATTRIBUTES = NUSCENES_ATTRIBUTES
 """Attributes a box may carry; their index, -1 for none."""
 
 UNDEFINED_ERRORS = {

@@ -16,17 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from perception3d import fast_json
-
-OFFICIAL_SPLITS = {
-    "train": "trainval",
-    "val": "trainval",
-    "train_detect": "trainval",
-    "train_track": "trainval",
-    "mini_train": "mini",
-    "mini_val": "mini",
-    "test": "test",
-}
-"""Official split -> the end of the names of versions that it may be evaluated on."""
+from perception3d.structures.taxonomy import OFFICIAL_SPLITS
 
 _PIECE_BYTES = 1 << 17
 _ROW_BORDER = re.compile(rb"\}(\s*,\s*)\{")

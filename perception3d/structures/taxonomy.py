@@ -34,6 +34,17 @@ NUSCENES_ATTRIBUTES = (
     "vehicle.stopped",
 )
 
+#: Official split -> the end of the version names that hold it.
+OFFICIAL_SPLITS = {
+    "train": "trainval",
+    "val": "trainval",
+    "train_detect": "trainval",
+    "train_track": "trainval",
+    "mini_train": "mini",
+    "mini_val": "mini",
+    "test": "test",
+}
+
 #: Raw category of an annotation -> detection class; categories that are not listed are ignored.
 NUSCENES_RAW_TO_DETECTION = {
     "movable_object.barrier": "barrier",

@@ -12,17 +12,7 @@ from importlib import resources
 from pathlib import Path
 
 from perception3d import fast_json
-
-#: Official split -> the end of the version names that hold it.
-OFFICIAL_SPLITS = {
-    "train": "trainval",
-    "val": "trainval",
-    "train_detect": "trainval",
-    "train_track": "trainval",
-    "mini_train": "mini",
-    "mini_val": "mini",
-    "test": "test",
-}
+from perception3d.structures.taxonomy import OFFICIAL_SPLITS
 
 
 def find_versions(root: Path) -> list[str]:
