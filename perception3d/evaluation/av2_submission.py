@@ -7,18 +7,14 @@ no zip.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import weakref
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from torch import Tensor
 
 from perception3d.evaluation.av2_match import Rows
 from perception3d.evaluation.av2_rules import (
@@ -30,6 +26,8 @@ from perception3d.evaluation.av2_rules import (
     MAX_RANGE_M,
     split_token,
 )
+from perception3d.evaluation.hidden_file import HiddenFile
+from perception3d.evaluation.outgoing import as_array, check_labels_and_scores, turned
 from perception3d.geometry import quaternion_from_matrix
 from perception3d.structures import Prediction
 
@@ -86,12 +84,9 @@ class AV2SubmissionWriter:
         self._added: set[tuple[str, int]] = set()
         self._waiting: list[pa.RecordBatch] = []
         self._num_waiting = 0
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-        self._file = self._part.open("wb")
+        self._file = HiddenFile(self.path)
         options = pa.ipc.IpcWriteOptions(compression="lz4")
-        self._arrow = pa.ipc.new_file(self._file, SCHEMA, options=options)
-        self._discard = weakref.finalize(self, _discard, self._file, self._part, os.getpid())
+        self._arrow = pa.ipc.new_file(self._file.stream, SCHEMA, options=options)
 
     def add(self, prediction: Prediction) -> None:
         """Converts and writes one sweep; its token is "<log id>:<timestamp_ns>".
@@ -101,8 +96,7 @@ class AV2SubmissionWriter:
                 category; a score outside [0, 1].
             OSError: it cannot be written (disk full); the hidden file is gone.
         """
-        if not self._discard.alive:
-            raise ValueError(f"{self.path}: this writer is closed; make a new one")
+        self._file.require_open()
         log_id, time_ns = split_token(prediction.token)
         if (log_id, time_ns) in self._added:
             raise ValueError(f"sweep {prediction.token!r} was added before; add each sweep once")
@@ -131,7 +125,7 @@ class AV2SubmissionWriter:
             ValueError: expected sweeps were not added (nothing is left on the disk).
             OSError: as in `add`.
         """
-        if not self._discard.alive:
+        if not self._file.open:
             return
         missing = sorted((self._expected or set()) - self._added)
         if missing:
@@ -142,19 +136,13 @@ class AV2SubmissionWriter:
                 "split (a sweep without boxes is added with none)"
             )
         self._flush()
-        try:
+        with self._file.guarded():
             self._arrow.close()
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            self._part.replace(self.path)
-        except OSError as error:
-            self._fail(error)
-        self._discard.detach()
+        self._file.complete()
 
     def abort(self) -> None:
         """Gives up: removes the hidden file."""
-        self._discard()
+        self._file.abort()
 
     def __enter__(self) -> AV2SubmissionWriter:
         return self
@@ -175,23 +163,8 @@ class AV2SubmissionWriter:
             return
         table = pa.Table.from_batches(self._waiting).combine_chunks()
         self._waiting, self._num_waiting = [], 0
-        try:
+        with self._file.guarded():
             self._arrow.write_table(table)
-        except OSError as error:
-            self._fail(error)
-
-    def _fail(self, error: OSError) -> NoReturn:
-        self.abort()
-        reason = f"{error.strerror}; nothing was left behind, make room and write again"
-        raise OSError(error.errno, reason, str(self.path)) from error
-
-
-def _discard(file: Any, part: Path, owner_pid: int) -> None:
-    if os.getpid() != owner_pid:  # a forked data loader holds a copy, and no right to the file
-        return
-    with contextlib.suppress(OSError):  # closing flushes, and the disk may be full
-        file.close()
-    part.unlink(missing_ok=True)
 
 
 def official_rows(prediction: Prediction, classes: Sequence[str] = AV2_CATEGORIES) -> Rows:
@@ -210,32 +183,22 @@ def official_rows(prediction: Prediction, classes: Sequence[str] = AV2_CATEGORIE
     Raises:
         ValueError: a label without a category, a score outside [0, 1], a token of another form.
     """
-    boxes, score = prediction.boxes, _array(prediction.score)
-    label = _array(boxes.label).astype(np.int64)
-    foreign = (label < 0) | (label >= len(classes))
-    if foreign.any():
-        raise ValueError(
-            f"sweep {prediction.token!r}: label {label[foreign][0]} has no category; "
-            f"labels must lie in 0..{len(classes) - 1}"
-        )
-    bad = ~((score >= 0) & (score <= 1))
-    if bad.any():
-        raise ValueError(
-            f"sweep {prediction.token!r}: score {score[bad][0]:.6g}; scores must lie in [0, 1] "
-            "(apply the sigmoid)"
-        )
+    boxes, score = prediction.boxes, as_array(prediction.score)
+    label = as_array(boxes.label).astype(np.int64)
+    where = f"sweep {prediction.token!r}"
+    check_labels_and_scores(where, label, score, len(classes), noun="category")
     ego_SE3_ref = prediction.ego_SE3_ref.to("cpu")
-    center_m = _array(boxes.center_m) @ _array(ego_SE3_ref.rotation).T
-    center_m += _array(ego_SE3_ref.translation_m)
+    center_m = as_array(boxes.center_m) @ as_array(ego_SE3_ref.rotation).T
+    center_m += as_array(ego_SE3_ref.translation_m)
     keep = np.flatnonzero(np.sqrt(np.square(center_m).sum(axis=1)) < MAX_RANGE_M)
     keep = keep[np.argsort(-score[keep], kind="stable")]
     keep = keep[_rank(label[keep]) < MAX_PER_CATEGORY]
-    wxyz = _array(quaternion_from_matrix(ego_SE3_ref.rotation))
+    wxyz = as_array(quaternion_from_matrix(ego_SE3_ref.rotation))
     box = np.column_stack(
         (
             center_m[keep],
-            _array(boxes.size_lwh_m)[keep],
-            _turned(wxyz, _array(boxes.yaw_rad)[keep]),
+            as_array(boxes.size_lwh_m)[keep],
+            turned(wxyz, as_array(boxes.yaw_rad)[keep]),
         )
     )
     time_ns = np.full(len(keep), split_token(prediction.token)[1], np.int64)
@@ -249,15 +212,3 @@ def _rank(label: Array) -> Array:
     rank = np.empty(len(label), np.int64)
     rank[order] = np.arange(len(label)) - np.searchsorted(sorted_label, sorted_label)
     return rank
-
-
-def _array(tensor: Tensor) -> Array:
-    """As float64 in NumPy."""
-    return tensor.detach().cpu().double().numpy()
-
-
-def _turned(wxyz: Array, yaw_rad: Array) -> Array:
-    """Quaternions (N, 4) of first a turn about z by each of (N,) angles, then the (4,) one."""
-    w, x, y, z = wxyz
-    c, s = np.cos(yaw_rad / 2), np.sin(yaw_rad / 2)
-    return np.stack((w * c - z * s, x * c + y * s, y * c - x * s, z * c + w * s), axis=1)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -19,6 +18,7 @@ import numpy as np
 
 from perception3d.evaluation.detection_boxes import Array, BoxColumns
 from perception3d.evaluation.detection_filter import FilterCounts
+from perception3d.evaluation.hidden_file import HiddenFile
 
 _ROWS = ("score", "listed", "turn", "place", "unreadable")
 
@@ -75,7 +75,6 @@ class DetectionPart:
         Raises:
             OSError: the file cannot be written.
         """
-        path = Path(path)
         about = {
             "num_samples": self.num_samples,
             "split_digest": self.split_digest,
@@ -88,13 +87,10 @@ class DetectionPart:
         text = np.frombuffer(json.dumps(about).encode(), np.uint8)
         buffer = io.BytesIO()
         np.savez(buffer, about=text, **arrays)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        hidden = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            hidden.write_bytes(buffer.getbuffer())
-            hidden.replace(path)
-        finally:
-            hidden.unlink(missing_ok=True)
+        file = HiddenFile(Path(path))
+        with file.guarded():
+            file.stream.write(buffer.getbuffer())
+        file.complete()
 
     @staticmethod
     def load(path: str | Path) -> DetectionPart:

@@ -8,19 +8,16 @@ box, boxes beyond the range of their class are left out.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import weakref
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, NoReturn
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
 
 from perception3d import fast_json
+from perception3d.evaluation.hidden_file import HiddenFile
+from perception3d.evaluation.outgoing import as_array, check_labels_and_scores, turned
 from perception3d.evaluation.rules import (
     CLASS_ATTRIBUTES,
     MAX_BOXES_PER_SAMPLE,
@@ -34,8 +31,6 @@ from perception3d.structures.taxonomy import (
     NUSCENES_CLASS_RANGE_M,
     NUSCENES_CLASSES,
 )
-
-Array = NDArray[Any]
 
 
 class SubmissionWriter:
@@ -79,10 +74,7 @@ class SubmissionWriter:
         self._classes = tuple(classes)
         self._expected = None if tokens is None else frozenset(tokens)
         self._added: set[str] = set()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-        self._file: IO[bytes] = self._part.open("wb", buffering=1 << 20)
-        self._discard = weakref.finalize(self, _discard, self._file, self._part, os.getpid())
+        self._file = HiddenFile(self.path, buffering=1 << 20)
         self._write(b'{"meta":' + fast_json.dumps(meta.to_meta()) + b',"results":{')
 
     @property
@@ -99,8 +91,7 @@ class SubmissionWriter:
             OSError: the text cannot be written (disk full); the hidden file is gone.
         """
         token = prediction.token
-        if not self._discard.alive:
-            raise ValueError(f"{self.path}: this writer is closed; make a new one")
+        self._file.require_open()
         if token in self._added:
             raise ValueError(f"sample {token!r} was added before; add each sample once")
         if self._expected is not None and token not in self._expected:
@@ -121,7 +112,7 @@ class SubmissionWriter:
             ValueError: expected samples were not added (nothing is left on the disk).
             OSError: as in `add`.
         """
-        if not self._discard.alive:
+        if not self._file.open:
             return
         missing = sorted((self._expected or frozenset()) - self._added)
         if missing:
@@ -132,18 +123,11 @@ class SubmissionWriter:
                 "without boxes is added with none)"
             )
         self._write(b"\n}}\n")
-        try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            self._part.replace(self.path)
-        except OSError as error:
-            self._fail(error)
-        self._discard.detach()
+        self._file.complete()
 
     def abort(self) -> None:
         """Gives up: removes the hidden file."""
-        self._discard()
+        self._file.abort()
 
     def __enter__(self) -> SubmissionWriter:
         return self
@@ -160,23 +144,8 @@ class SubmissionWriter:
             self.abort()
 
     def _write(self, text: bytes) -> None:
-        try:
-            self._file.write(text)
-        except OSError as error:
-            self._fail(error)
-
-    def _fail(self, error: OSError) -> NoReturn:
-        self.abort()
-        reason = f"{error.strerror}; nothing was left behind, make room and write again"
-        raise OSError(error.errno, reason, str(self.path)) from error
-
-
-def _discard(file: IO[bytes], part: Path, owner_pid: int) -> None:
-    if os.getpid() != owner_pid:  # a forked data loader holds a copy, and no right to the file
-        return
-    with contextlib.suppress(OSError):  # closing flushes, and the disk may be full
-        file.close()
-    part.unlink(missing_ok=True)
+        with self._file.guarded():
+            self._file.stream.write(text)
 
 
 def official_boxes(
@@ -200,29 +169,32 @@ def official_boxes(
     Raises:
         ValueError: a label without a class, a score outside [0, 1], an infinite velocity.
     """
-    boxes, score = prediction.boxes, _array(prediction.score)
-    label, speed_mps = _array(boxes.label).astype(np.int64), _array(boxes.velocity_mps)
-    _check_values(prediction.token, label, score, speed_mps, len(classes))
+    boxes, score = prediction.boxes, as_array(prediction.score)
+    label, speed_mps = as_array(boxes.label).astype(np.int64), as_array(boxes.velocity_mps)
+    where = f"sample {prediction.token!r}"
+    check_labels_and_scores(where, label, score, len(classes))
+    if np.isinf(speed_mps).any():
+        raise ValueError(f"{where}: an infinite velocity; unknown ones are NaN")
     global_SE3_ref = prediction.global_SE3_ref.to("cpu")
-    ego_m = _array((global_SE3_ref @ prediction.ego_SE3_ref.to("cpu").inverse()).translation_m)
-    R = _array(global_SE3_ref.rotation)
-    center_m = _array(boxes.center_m) @ R.T + _array(global_SE3_ref.translation_m)
+    ego_m = as_array((global_SE3_ref @ prediction.ego_SE3_ref.to("cpu").inverse()).translation_m)
+    R = as_array(global_SE3_ref.rotation)
+    center_m = as_array(boxes.center_m) @ R.T + as_array(global_SE3_ref.translation_m)
     range_m = np.array([NUSCENES_CLASS_RANGE_M[name] for name in classes])
     distance_m = np.sqrt(np.square(center_m[:, :2] - ego_m[:2]).sum(axis=1))
     keep = np.flatnonzero((distance_m < range_m[label]) & (score > 0))
     keep = keep[np.argsort(-score[keep], kind="stable")[:MAX_BOXES_PER_SAMPLE]]
 
-    wxyz = _array(quaternion_from_matrix(global_SE3_ref.rotation))
+    wxyz = as_array(quaternion_from_matrix(global_SE3_ref.rotation))
     speed_mps = np.where(np.isnan(speed_mps).any(axis=1, keepdims=True), 0.0, speed_mps)[keep]
     velocity_mps = speed_mps @ R[:2, :2].T
     rows = zip(
         center_m[keep].tolist(),
-        _array(boxes.size_lwh_m)[keep][:, [1, 0, 2]].tolist(),
-        _turned(wxyz, _array(boxes.yaw_rad)[keep]).tolist(),
+        as_array(boxes.size_lwh_m)[keep][:, [1, 0, 2]].tolist(),
+        turned(wxyz, as_array(boxes.yaw_rad)[keep]).tolist(),
         velocity_mps.tolist(),
         [classes[index] for index in label[keep]],
         score[keep].tolist(),
-        _array(boxes.attribute).astype(np.int64)[keep].tolist(),
+        as_array(boxes.attribute).astype(np.int64)[keep].tolist(),
         np.linalg.norm(velocity_mps, axis=1).tolist(),
         strict=True,
     )
@@ -239,38 +211,6 @@ def official_boxes(
         }
         for translation, size, quaternion, velocity, name, value, attribute, speed in rows
     ]
-
-
-def _array(tensor: Tensor) -> Array:
-    """As float64 in NumPy: its small matrix products stay on one thread, PyTorch's wake all of
-    them, which costs ten times the work when the CPU is busy."""
-    return tensor.detach().cpu().double().numpy()
-
-
-def _turned(wxyz: Array, yaw_rad: Array) -> Array:
-    """Quaternions (N, 4) of first a turn about z by each of (N,) angles, then the (4,) one."""
-    w, x, y, z = wxyz
-    c, s = np.cos(yaw_rad / 2), np.sin(yaw_rad / 2)
-    return np.stack((w * c - z * s, x * c + y * s, y * c - x * s, z * c + w * s), axis=1)
-
-
-def _check_values(
-    token: str, label: Array, score: Array, velocity_mps: Array, num_classes: int
-) -> None:
-    foreign = (label < 0) | (label >= num_classes)
-    if foreign.any():
-        raise ValueError(
-            f"sample {token!r}: label {label[foreign][0]} has no class; "
-            f"labels must lie in 0..{num_classes - 1}"
-        )
-    bad = ~((score >= 0) & (score <= 1))
-    if bad.any():
-        raise ValueError(
-            f"sample {token!r}: score {score[bad][0]:.6g}; scores must lie in [0, 1] "
-            "(apply the sigmoid)"
-        )
-    if np.isinf(velocity_mps).any():
-        raise ValueError(f"sample {token!r}: an infinite velocity; unknown ones are NaN")
 
 
 def _attribute(class_name: str, index: int, speed_mps: float) -> str:
