@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from perception3d.datasets.arrays import save_arrays
+from perception3d.datasets.index_file import index_path
 from perception3d.datasets.nuscenes import (
     ForeignIndexError,
     NuScenesFrames,
@@ -18,8 +20,6 @@ from perception3d.datasets.nuscenes import (
     load_index,
     open_index,
 )
-from perception3d.datasets.nuscenes.arrays import save_arrays
-from perception3d.datasets.nuscenes.index import index_path
 from tests.datasets.nuscenes_fixture import VERSION, edit, make_dataset
 
 

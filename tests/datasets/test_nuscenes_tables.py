@@ -6,7 +6,7 @@ import numpy as np
 import orjson
 import pytest
 
-from perception3d.datasets.nuscenes.arrays import open_arrays, save_arrays
+from perception3d.datasets.arrays import open_arrays, save_arrays
 from perception3d.datasets.nuscenes.tables import TokenIndex, column, iterate_table, tokens
 
 

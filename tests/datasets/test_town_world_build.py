@@ -18,7 +18,7 @@ import numpy as np
 import orjson
 import pytest
 
-from perception3d.datasets.town import build, record
+from perception3d.datasets.town import build, record, workers
 from perception3d.datasets.town.build import STAMP, VERSION, build_town, claim_folder
 from perception3d.datasets.town.files import BlobWriter
 from perception3d.datasets.town.settings import ScenePlan, plan_scenes
@@ -175,7 +175,7 @@ def test_progress_tells_the_time_left(tmp_path: Path, monkeypatch: pytest.Monkey
         return plan.name
 
     monkeypatch.setattr(build, "_make_scene", make)
-    monkeypatch.setattr(build, "time", SimpleNamespace(monotonic=lambda: now_s))
+    monkeypatch.setattr(workers, "time", SimpleNamespace(monotonic=lambda: now_s))
     lines: list[str] = []
     settings = dataclasses.replace(SMALL, train_scenes=3, val_scenes=0)
     build._make_scenes(tmp_path, settings, list(plan_scenes(settings)), 1, lines.append)

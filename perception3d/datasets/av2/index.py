@@ -16,10 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from perception3d.datasets.arrays import save_arrays
 from perception3d.datasets.av2.build import build_arrays, find_logs
 from perception3d.datasets.av2.log_files import LogFolder
-from perception3d.datasets.nuscenes.arrays import open_arrays, save_arrays
-from perception3d.datasets.nuscenes.index import ForeignIndexError, StaleIndexError, index_path
+from perception3d.datasets.index_file import (
+    ForeignIndexError,
+    IndexFile,
+    StaleIndexError,
+    advice_on,
+    index_path,
+)
 from perception3d.structures.taxonomy_av2 import AV2_CAMERAS
 
 Array = NDArray[Any]
@@ -36,7 +42,7 @@ CONVENTION = (
 )
 
 
-class AV2Index:
+class AV2Index(IndexFile):
     """Columns of one split, with L logs, S samples (times with a sweep or boxes), N boxes.
 
     ``log_id, log_city (L,); log_K (L, 9, 3, 3), log_ego_T_camera (L, 9, 4, 4), log_camera_hw
@@ -48,27 +54,6 @@ class AV2Index:
     ``box_offset (S + 1,)``; ``box_track`` (number of the object in its log), ``box_label,
     box_yaw_rad, box_num_points (N,), box_center_m, box_size_lwh_m, box_velocity_mps (N, 3)``.
     """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.header, self.arrays = open_arrays(path)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Workers that are spawned map the file again instead of receiving its contents.
-        return AV2Index, (self.path,)
-
-    def __getitem__(self, name: str) -> Array:
-        return self.arrays[name]
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the columns; the same for a copy of the data set elsewhere."""
-        return str(self.header["content"])
-
-    @property
-    def has_boxes(self) -> bool:
-        """Whether the split is annotated; the test split is not."""
-        return len(self.arrays["box_label"]) > 0
 
 
 def load_index(
@@ -113,20 +98,8 @@ def open_index(path: Path, root: Path, split: str) -> AV2Index:
             conventions than expected, or none of its logs; says which, and what to do.
         StaleIndexError: logs were added, removed or changed since; says which.
     """
-    advice = f"delete {path} to have it built again, or name another cache_dir"
-    try:
-        index = AV2Index(path)
-    except ValueError as error:
-        raise ForeignIndexError(
-            f"{error}; expected the index of {root / split}; {advice}"
-        ) from None
-    for name, expected in _format(split).items():
-        found = index.header.get(name)
-        if found != expected:
-            raise ForeignIndexError(
-                f"{path} is no index of {root / split} that this code can read: its {name} is "
-                f"{found!r}, expected {expected!r}; {advice}"
-            )
+    advice = advice_on(path)
+    index = AV2Index.opened(path, root / split, _format(split), advice)
     stamps, made_from = log_stamps(root, split), index.header["logs"]
     if stamps == made_from:
         return index

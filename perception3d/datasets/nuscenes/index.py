@@ -1,18 +1,17 @@
 """The built index of one version: made once from the tables, then mapped by every process in
 milliseconds.
 
-An index that is not this data set's, or not of this code's format, is refused with what was found,
-what was expected and what to do: the file may be somebody's, so it is not overwritten. An index of
-this data set whose tables changed since is not used either, but built again, because nothing can be
-lost by that and users expect edited tables to count at the next start; one WARNING line says why.
-Either way a new file appears complete or not at all.
+An index that is not this data set's, or not of this code's format, is refused and left alone
+(:mod:`perception3d.datasets.index_file`). An index of this data set whose tables changed since is
+not used either, but built again, because nothing can be lost by that and users expect edited tables
+to count at the next start; one WARNING line says why. Either way a new file appears complete or not
+at all.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perception3d.datasets.nuscenes.arrays import open_arrays, save_arrays
+from perception3d.datasets.arrays import save_arrays
+from perception3d.datasets.index_file import (
+    ForeignIndexError,
+    IndexFile,
+    StaleIndexError,
+    advice_on,
+    index_path,
+)
 from perception3d.datasets.nuscenes.build import build_arrays
 from perception3d.datasets.nuscenes.tables import INDEXED_TABLES, column, read_table
 
@@ -40,15 +46,7 @@ _SAMPLED_BYTES = 4096
 _SAMPLED_BLOCKS = 32
 
 
-class StaleIndexError(ValueError):
-    """The index is this data set's, but its tables changed since; building it again is safe."""
-
-
-class ForeignIndexError(ValueError):
-    """The file is no index of this data set in this code's format; it is left alone."""
-
-
-class NuScenesIndex:
+class NuScenesIndex(IndexFile):
     """Columns of one version; rows of lists end where ``*_end`` or ``*_offset`` say.
 
     ``arrays`` holds, with S samples, L sweeps, C images, K calibrations, N boxes:
@@ -61,27 +59,6 @@ class NuScenesIndex:
     box_center_m, box_size_lwh_m, box_heading, box_velocity_mps (N, 3), box_label, box_attribute,
     box_num_lidar, box_num_radar (N,)``, everything in the global frame.
     """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.header, self.arrays = open_arrays(path)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Workers that are spawned map the file again instead of receiving its contents.
-        return NuScenesIndex, (self.path,)
-
-    def __getitem__(self, name: str) -> Array:
-        return self.arrays[name]
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the tables' contents; the same for a copy of the data set elsewhere."""
-        return str(self.header["content"])
-
-    @property
-    def has_boxes(self) -> bool:
-        """Whether the version is annotated at all; test versions are not."""
-        return len(self.arrays["box_label"]) > 0
 
     def text(self, column: str, row: int) -> str:
         """One string of a packed column, such as ``lidar_file``."""
@@ -137,20 +114,8 @@ def open_index(path: Path, root: Path, version: str) -> NuScenesIndex:
             conventions or data set than expected; says which, and what to do.
         StaleIndexError: the tables of this data set changed since; says which.
     """
-    advice = f"delete {path} to have it built again, or name another cache_dir"
-    try:
-        index = NuScenesIndex(path)
-    except ValueError as error:
-        raise ForeignIndexError(
-            f"{error}; expected the index of {root / version}; {advice}"
-        ) from None
-    for name, expected in _format(version).items():
-        found = index.header.get(name)
-        if found != expected:
-            raise ForeignIndexError(
-                f"{path} is no index of {root / version} that this code can read: its {name} is "
-                f"{found!r}, expected {expected!r}; {advice}"
-            )
+    advice = advice_on(path)
+    index = NuScenesIndex.opened(path, root / version, _format(version), advice)
     stamp = table_stamp(root, version)
     made_from = index.header["tables"]
     changed = [name for name in stamp["tables"] if stamp["tables"][name] != made_from.get(name)]
@@ -184,19 +149,6 @@ def _check_data_set(index: NuScenesIndex, folder: Path, advice: str) -> None:
             f"expected the {len(expected)} of {folder}, and {len(found & expected)} are the same; "
             f"{advice}"
         )
-
-
-def index_path(root: Path, version: str, cache_dir: Path | None = None) -> Path:
-    """Where the index of a version lies; the folder need not exist."""
-    place = hashlib.blake2b(str(root.resolve()).encode(), digest_size=6).hexdigest()
-    if cache_dir is not None:
-        return cache_dir / f"{version}-{place}.npz"
-    beside = root / "index" / f"{version}.npz"
-    writable = os.access(beside.parent if beside.parent.exists() else root, os.W_OK)
-    if beside.exists() or writable:
-        return beside
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return cache / "perception3d" / f"{version}-{place}.npz"
 
 
 def table_stamp(root: Path, version: str) -> dict[str, Any]:

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import errno
 import functools
-import multiprocessing
 import os
 import shutil
-import signal
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,7 +32,12 @@ from perception3d.datasets.town.settings import (
     plan_scenes,
 )
 from perception3d.datasets.town.tables import VERSION, SceneTables, Tokens, merge_parts
-from perception3d.datasets.town.workers import end_with_parent
+from perception3d.datasets.town.workers import (
+    interruptible,
+    interrupts_held,
+    progress_report,
+    worker_pool,
+)
 from perception3d.datasets.town.world import DistrictWorld, build_district, build_scene
 
 STAMP = "town.json"
@@ -76,7 +78,7 @@ def build_town(
         counts: Counts = stamp["learnable_boxes"]
         require_boxes(counts, settings.min_boxes_per_class)
         return counts
-    with _locked(root / WORK):
+    with locked_folder(root / WORK):
         plans = plan_scenes(settings)
         missing = [plan for plan in plans if not _part(root, plan).exists()]
         if len(missing) < len(plans):
@@ -189,111 +191,67 @@ def _make_scenes(
     """Make the missing scenes; those of one district follow each other, so that a process draws few
     districts.
     """
-    begin = time.monotonic()
     plans = sorted(plans, key=lambda plan: (plan.district, plan.index))
     districts = sorted({plan.district for plan in plans})
 
-    def progress(done: int, name: str) -> None:
-        spent = time.monotonic() - begin
-        left = spent / done * (len(plans) - done)
-        report(f"{name} done ({done} of {len(plans)}), {spent:.0f} s, about {left:.0f} s left")
-
+    progress = progress_report(len(plans), report)
     if processes == 1 or len(plans) <= 1:
         for done, plan in enumerate(plans, 1):
             progress(done, _make_scene(root, settings, plan))
         return
-    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    stop = context.Event()
-    with ProcessPoolExecutor(
-        min(processes, len(plans)),
-        mp_context=context,
-        initializer=_start_worker,
-        initargs=(stop, os.getpid()),
-    ) as pool:
-        try:
-            with _interrupts_held():
-                grounds = pool.map(_draw_ground, [(root, settings, k) for k in districts])
-            for _ in grounds:
-                pass
-            # Both kinds of kernels are needed by every process and take a while to compile the
-            # first time: each kind in one process, from whose cache the others then take it.
-            kinds = [(root, settings, plans[0], kind) for kind in ("lidar", "cameras")]
-            with _interrupts_held():
-                compiled = pool.map(_compile, kinds)
-            for _ in compiled:
-                pass
-            with _interrupts_held():
-                pending: set[Future[str]] = {
-                    pool.submit(_make_scene, root, settings, plan) for plan in plans
-                }
-            done = 0
-            while pending:
-                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    done += 1
-                    progress(done, future.result())
-        except BaseException:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Workers start here, and are born deaf to Ctrl-C: it comes to the parent, after the block."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-_stop: Any = None
-
-
-def _start_worker(stop: Any, parent: int) -> None:
-    """Only the parent answers Ctrl-C; it then asks the workers to stop. A parent that is killed can
-    ask nothing: then the workers end with it, or they would write on beside the next run.
-    """
-    global _stop
-    end_with_parent(parent)
-    _stop = stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with worker_pool(min(processes, len(plans))) as pool:
+        with interrupts_held():
+            grounds = pool.map(_draw_ground, [(root, settings, k) for k in districts])
+        for _ in grounds:
+            pass
+        # Both kinds of kernels are needed by every process and take a while to compile the
+        # first time: each kind in one process, from whose cache the others then take it.
+        kinds = [(root, settings, plans[0], kind) for kind in ("lidar", "cameras")]
+        with interrupts_held():
+            compiled = pool.map(_compile, kinds)
+        for _ in compiled:
+            pass
+        with interrupts_held():
+            pending: set[Future[str]] = {
+                pool.submit(_make_scene, root, settings, plan) for plan in plans
+            }
+        done = 0
+        while pending:
+            finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for future in finished:
+                done += 1
+                progress(done, future.result())
 
 
 def _draw_ground(task: tuple[Path, TownSettings, int]) -> None:
     root, settings, index = task
-    _district(root, settings, index)
+    cached_district(root, settings, index)
 
 
 def _compile(task: tuple[Path, TownSettings, ScenePlan, str]) -> None:
     root, settings, plan, sensor = task
     read_once(
-        build_scene(settings, plan, _district(root, settings, plan.district)), settings, sensor
+        build_scene(settings, plan, cached_district(root, settings, plan.district)),
+        settings,
+        sensor,
     )
 
 
 @functools.lru_cache(maxsize=2)
-def _district(root: Path, settings: TownSettings, index: int) -> DistrictWorld:
+def cached_district(root: Path, settings: TownSettings, index: int) -> DistrictWorld:
+    """A district of the town being made in ``root``; a process keeps the last two."""
     return build_district(settings, index, root / WORK / "grounds")
 
 
 def _make_scene(root: Path, settings: TownSettings, plan: ScenePlan) -> str:
     """Write one scene's blobs, then its part file."""
     cv2.setNumThreads(1)
-    world = build_scene(settings, plan, _district(root, settings, plan.district))
+    world = build_scene(settings, plan, cached_district(root, settings, plan.district))
     blobs = BlobWriter(root, root / WORK / "unfinished")
     tables = SceneTables(settings, world, blobs)
-    tables.write(_interruptible(record(world, settings)))
+    tables.write(interruptible(record(world, settings)))
     blobs.write(str(_part(root, plan).relative_to(root)), _json(tables.part()))
     return plan.name
-
-
-def _interruptible(readings: Iterator[Any]) -> Iterator[Any]:
-    for reading in readings:
-        if _stop is not None and _stop.is_set():
-            raise InterruptedError("the town's making was stopped")
-        yield reading
 
 
 def _count_boxes(root: Path, plans: tuple[ScenePlan, ...]) -> Counts:
@@ -345,7 +303,7 @@ def _json(document: Any) -> bytes:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked_folder(folder: Path) -> Iterator[None]:
     """Keep a second generator out of the folder; the lock ends with the process, however that
     ends.
     """

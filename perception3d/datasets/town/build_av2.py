@@ -7,14 +7,9 @@ others (:mod:`perception3d.datasets.town.rig_av2`).
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
-import signal
-import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +17,29 @@ import cv2
 
 from perception3d import fast_json
 from perception3d.datasets.town import rig_av2
-from perception3d.datasets.town.build import WORK, Counts, Report
+from perception3d.datasets.town.build import (
+    WORK,
+    Counts,
+    Report,
+    cached_district,
+    locked_folder,
+)
 from perception3d.datasets.town.files import BlobWriter
 from perception3d.datasets.town.log_av2 import LogWriter, log_id
-from perception3d.datasets.town.record_av2 import Reading, record
+from perception3d.datasets.town.record_av2 import record
 from perception3d.datasets.town.settings import (
     TRAIN_SPLIT,
     ScenePlan,
     TownSettings,
     plan_scenes,
 )
-from perception3d.datasets.town.workers import end_with_parent
-from perception3d.datasets.town.world import build_district, build_scene
+from perception3d.datasets.town.workers import (
+    interruptible,
+    interrupts_held,
+    progress_report,
+    worker_pool,
+)
+from perception3d.datasets.town.world import build_scene
 from perception3d.structures.taxonomy_av2 import AV2_RING_CAMERAS
 
 STAMP = "town_av2.json"
@@ -70,15 +76,13 @@ def build_av2_town(
         report(f"{root} already holds this town, complete.")
         found: Counts = stamp["learnable_boxes"]
         return found
-    with _locked(root / WORK):
+    with locked_folder(root / WORK):
         plans = plan_scenes(settings)
         missing = [plan for plan in plans if not _count_file(root, plan).exists()]
-        begin = time.monotonic()
         jobs = [(root, settings, plan, cameras) for plan in missing]
+        progress = progress_report(len(jobs), report)
         for done, name in enumerate(_made(jobs, processes or os.cpu_count() or 1), 1):
-            spent = time.monotonic() - begin
-            left = spent / done * (len(jobs) - done)
-            report(f"{name} done ({done} of {len(jobs)}), {spent:.0f} s, about {left:.0f} s left")
+            progress(done, name)
         counts: Counts = {}
         for plan in plans:
             total = counts.setdefault(_split(plan), {})
@@ -97,53 +101,24 @@ def _made(jobs: list[Job], processes: int) -> Iterator[str]:
     if processes == 1 or len(jobs) <= 1:
         yield from map(_make_log, jobs)
         return
-    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    stop = context.Event()
-    with ProcessPoolExecutor(
-        min(processes, len(jobs)),
-        mp_context=context,
-        initializer=_start_worker,
-        initargs=(stop, os.getpid()),
-    ) as pool:
-        try:
-            yield from pool.map(_make_log, jobs)
-        except BaseException:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-
-
-_stop: Any = None
-
-
-def _start_worker(stop: Any, parent: int) -> None:
-    """Only the parent answers Ctrl-C; it then asks the workers to stop, and they end with it."""
-    global _stop
-    end_with_parent(parent)
-    _stop = stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _interruptible(readings: Iterator[Reading]) -> Iterator[Reading]:
-    for reading in readings:
-        if _stop is not None and _stop.is_set():
-            raise InterruptedError("the town's making was stopped")
-        yield reading
+    with worker_pool(min(processes, len(jobs))) as pool:
+        with interrupts_held():
+            names = pool.map(_make_log, jobs)
+        yield from names
 
 
 def _make_log(job: Job) -> str:
     """Write a log in the work folder, then move it to its place, then its count."""
     root, settings, plan, names = job
     cv2.setNumThreads(1)
-    district = build_district(settings, plan.district, root / WORK / "grounds")
-    world = build_scene(settings, plan, district)
+    world = build_scene(settings, plan, cached_district(root, settings, plan.district))
     name = log_id(settings, plan.name)
     unfinished, place = root / WORK / "logs" / name, root / _split(plan) / name
     for folder in (unfinished, place):  # left by a run that ended in between
         shutil.rmtree(folder, ignore_errors=True)
     writer = LogWriter(settings, world, _blobs(root), str(unfinished.relative_to(root)))
     views = rig_av2.cameras(settings.image_scale, names)
-    counts = writer.write(_interruptible(record(world, settings, names)), views)
+    counts = writer.write(interruptible(record(world, settings, names)), views)
     place.parent.mkdir(parents=True, exist_ok=True)
     unfinished.rename(place)
     count_file = _count_file(root, plan).relative_to(root)
@@ -185,19 +160,3 @@ def _claim(root: Path, settings: TownSettings, cameras: tuple[str, ...]) -> dict
         )
     _blobs(root).write(STAMP, fast_json.dumps({**wanted, "complete": False}))
     return wanted
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep a second generator out of the folder; the lock ends with the process."""
-    import fcntl
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"another process is making the town in {folder.parent}; wait for it"
-            ) from error
-        yield

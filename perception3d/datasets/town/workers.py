@@ -1,16 +1,89 @@
-"""Worker processes that do not outlive the process that started them."""
+"""Worker processes that end when they are asked to, and do not outlive who started them."""
 
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>: the signal to get when the parent ends
 WATCH_EVERY_S = 0.5
+
+Item = TypeVar("Item")
+
+
+@contextmanager
+def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
+    """Workers that are asked to stop, and waited for, when something is raised inside.
+
+    Only the parent answers Ctrl-C. Jobs are handed out under :func:`interrupts_held`.
+    """
+    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+    stop = context.Event()
+    with ProcessPoolExecutor(
+        processes, mp_context=context, initializer=_start_worker, initargs=(stop, os.getpid())
+    ) as pool:
+        try:
+            yield pool
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Workers start here, and are born deaf to Ctrl-C: it comes to the parent, after the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def interruptible(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items, until the parent asks this worker to stop.
+
+    Raises:
+        InterruptedError: it did.
+    """
+    for item in items:
+        if _stop is not None and _stop.is_set():
+            raise InterruptedError("the town's making was stopped")
+        yield item
+
+
+def progress_report(total: int, report: Callable[[str], None]) -> Callable[[int, str], None]:
+    """Takes how many of ``total`` are done and which was last; says how long the rest will take."""
+    begin = time.monotonic()
+
+    def done_one(done: int, name: str) -> None:
+        spent = time.monotonic() - begin
+        left = spent / done * (total - done)
+        report(f"{name} done ({done} of {total}), {spent:.0f} s, about {left:.0f} s left")
+
+    return done_one
+
+
+_stop: Any = None
+
+
+def _start_worker(stop: Any, parent: int) -> None:
+    """A parent that is killed can ask nothing: then the workers end with it, or they would write on
+    beside the next run.
+    """
+    global _stop
+    end_with_parent(parent)
+    _stop = stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def end_with_parent(parent: int) -> None:
