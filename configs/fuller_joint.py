@@ -100,42 +100,34 @@ class Size:
     epochs: int
 
 
-SIZES = {
-    "town": Size(
-        half_range_m=40.0, cell_m=0.4,
-        lidar=partial(
-            pillar_branch, max_pillars=(20_000, 20_000), natural=True, depths=(0, 1, 1, 1),
-            widths=(16, 24, 48, 64), out_stages=(1, 2, 3), neck_channels=16, drop_path=0.0,
-        ),
-        image=partial(resnet_branch, depth=18, width=8, stages=(1, 2, 3)),
-        image_channels=48, image_hw=(160, 400), image_resize=(0.94, 1.1),
-        lifted=14, depth_hidden=32, depth_m=(1.0, 58.0), depth_bins=32,
-        fused=48, widths=(48, 64), layers=(1, 1), neck_channels=24,
-        center_tasks=(10,), head_channels=32, iou_power=0.2, light=True,
-        map_half_m=40.0, map_cell_m=0.8,
-        sweeps=5,
-        scene=GlobalAugment(
-            rotation_rad=0.3, scale=(1.0, 1.0), flip_x_probability=0.0, flip_y_probability=0.0
-        ),
-        batch_size=1, lr=3e-4, image_lr=0.3, epochs=1,
+_TOWN = Size(
+    half_range_m=40.0, cell_m=0.4,
+    lidar=partial(
+        pillar_branch, max_pillars=(20_000, 20_000), natural=True, depths=(0, 1, 1, 1),
+        widths=(16, 24, 48, 64), out_stages=(1, 2, 3), neck_channels=16, drop_path=0.0,
     ),
-    "study": Size(
-        half_range_m=40.0, cell_m=0.5,
-        lidar=partial(
-            pillar_branch, max_pillars=(20_000, 20_000), natural=True, depths=(0, 1, 1, 1),
-            widths=(16, 24, 32, 48), out_stages=(1, 2, 3), neck_channels=16, drop_path=0.0,
-        ),
-        image=partial(resnet_branch, depth=18, width=8, stages=(1, 2, 3)),
+    image=partial(resnet_branch, depth=18, width=8, stages=(1, 2, 3)),
+    image_channels=48, image_hw=(160, 400), image_resize=(0.94, 1.1),
+    lifted=14, depth_hidden=32, depth_m=(1.0, 58.0), depth_bins=32,
+    fused=48, widths=(48, 64), layers=(1, 1), neck_channels=24,
+    center_tasks=(10,), head_channels=32, iou_power=0.2, light=True,
+    map_half_m=40.0, map_cell_m=0.8,
+    sweeps=5,
+    scene=GlobalAugment(
+        rotation_rad=0.3, scale=(1.0, 1.0), flip_x_probability=0.0, flip_y_probability=0.0
+    ),
+    batch_size=1, lr=3e-4, image_lr=0.3, epochs=1,
+)  # fmt: skip
+
+SIZES = {
+    "town": _TOWN,
+    "study": replace(
+        _TOWN,
+        cell_m=0.5,
+        lidar=partial(_TOWN.lidar, widths=(16, 24, 32, 48)),
         image_channels=32, image_hw=(112, 280), image_resize=(0.66, 0.77),
-        lifted=12, depth_hidden=24, depth_m=(1.0, 58.0), depth_bins=24,
-        fused=32, widths=(32, 48), layers=(1, 1), neck_channels=20,
-        center_tasks=(10,), head_channels=24, iou_power=0.2, light=True,
-        map_half_m=40.0, map_cell_m=1.0,
-        sweeps=5,
-        scene=GlobalAugment(
-            rotation_rad=0.3, scale=(1.0, 1.0), flip_x_probability=0.0, flip_y_probability=0.0
-        ),
-        batch_size=1, lr=3e-4, image_lr=0.3, epochs=1,
+        lifted=12, depth_hidden=24, depth_bins=24,
+        fused=32, widths=(32, 48), neck_channels=20, head_channels=24, map_cell_m=1.0,
     ),
     "published": Size(
         half_range_m=54.0, cell_m=0.075,

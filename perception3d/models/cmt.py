@@ -30,7 +30,6 @@ Each query starts from what either sensor shows at its place, which a CPU learns
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
@@ -45,7 +44,7 @@ from perception3d.heads.query import QueryHead, QueryOutputs
 from perception3d.heads.query_denoising import Denoising, DenoisingBuilder
 from perception3d.heads.segmentation import MapOutputs
 from perception3d.heads.token_maps import TokenMaps
-from perception3d.models.fuller import DETECTION, SEGMENTATION
+from perception3d.models.fuller import DETECTION, SEGMENTATION, positive
 from perception3d.models.image_branch import ImageBranch
 from perception3d.models.lidar_branch import LidarBranch
 from perception3d.structures import Batch, BEVFeatures, Boxes3D, ImageFeatures, Prediction
@@ -130,9 +129,7 @@ class CMT(nn.Module):
         self.build_denoising = denoising
         self.maps = maps
         self.fork, self.balance = fork, balance
-        if not (math.isfinite(map_scale) and map_scale > 0):
-            raise ValueError(f"map_scale must be a number above 0; found {map_scale}")
-        self.map_scale = map_scale
+        self.map_scale = positive(map_scale)
 
     @property
     def rule(self) -> Rule | None:

@@ -33,6 +33,13 @@ from perception3d.structures import Batch, BEVFeatures, Boxes3D, Prediction
 DETECTION, SEGMENTATION = "detection", "segmentation"
 
 
+def positive(map_scale: float) -> float:
+    """The scale of the map's loss; ValueError for what would train away from the map, or not."""
+    if not (math.isfinite(map_scale) and map_scale > 0):
+        raise ValueError(f"map_scale must be a number above 0; found {map_scale}")
+    return map_scale
+
+
 @dataclass(frozen=True)
 class FullerOutputs:
     """What the heads say, None for a head that the model lacks; what images show, with cameras."""
@@ -97,9 +104,7 @@ class FULLER(nn.Module):
         self.detection, self.segmentation = detection, segmentation
         self.fork, self.balance = fork, balance
         self.depth_weight, self.heat_weight = depth_weight, heat_weight
-        if not (math.isfinite(map_scale) and map_scale > 0):
-            raise ValueError(f"map_scale must be a number above 0; found {map_scale}")
-        self.map_scale = map_scale
+        self.map_scale = positive(map_scale)
 
     @property
     def rule(self) -> Rule | None:

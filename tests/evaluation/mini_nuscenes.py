@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import math
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from perception3d.evaluation.devkit import quiet
 from perception3d.geometry import matrix_from_quaternion, yaw_from_matrix
 from perception3d.structures import SE3, Boxes3D, Prediction
 from perception3d.structures.taxonomy import (
@@ -189,19 +187,6 @@ def _add_scene(
                     "num_radar_pts": 0,
                 }
             )
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Swallows what the devkit prints and warns."""
-    sink = io.StringIO()
-    with (
-        contextlib.redirect_stdout(sink),
-        contextlib.redirect_stderr(sink),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")
-        yield
 
 
 def load(root: Path, version: str = VERSION) -> Any:

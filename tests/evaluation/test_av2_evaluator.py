@@ -107,16 +107,20 @@ def test_equal_to_the_official_one_on_real_logs(
 
 @pytest.mark.parametrize("seed", range(10))
 def test_equal_on_generated_logs(tmp_path: Path, seed: int) -> None:
-    _generated(tmp_path, seed)
+    root, names, detections = _generated(tmp_path, seed)
+    metrics = assert_equal(root, names, detections, only_roi=seed % 3 != 2)
+    assert metrics.num_logs == len(names)
 
 
 @pytest.mark.slow
 def test_equal_on_two_hundred_more(tmp_path: Path) -> None:
     for seed in range(10, 210):
-        _generated(tmp_path / str(seed), seed)
+        root, names, detections = _generated(tmp_path / str(seed), seed)
+        metrics = assert_equal(root, names, detections, only_roi=seed % 3 != 2)
+        assert metrics.num_logs == len(names)
 
 
-def _generated(folder: Path, seed: int) -> None:
+def _generated(folder: Path, seed: int) -> tuple[Path, list[str], Table]:
     root = folder / "val"
     names = generated_split(root, seed)
     rng = np.random.default_rng(seed)
@@ -129,7 +133,7 @@ def _generated(folder: Path, seed: int) -> None:
             detections["qx"][:] = detections["qy"][:] = 0.0
     if seed % 5 == 2:
         detections = select(detections, detections["log_id"] == names[0])
-    assert_equal(root, names, detections, only_roi=seed % 3 != 2)
+    return root, names, detections
 
 
 @pytest.mark.parametrize("file", ["detections", "detections_assignment", "detections_identity"])
